@@ -1,0 +1,103 @@
+/* driver.h: the contract between the domain (src/cell) and whatever makes cells.
+ *
+ * Nothing above this header knows which driver runs. All calls are made on the loop thread, none blocks; every callback
+ * runs on the loop thread, exactly once, never from inside the call that took it. A `struct err *` handed to a
+ * callback is NULL on success and valid only during the callback.
+ *
+ * Ids: the driver chooses a cell's id ("sbx_" + 32 hex) because pooled cells are made ahead with their hostname.
+ * Contexts sit in slots 0..DRIVER_SLOTS-1 of a cell. A cell handed out by create() already has its first Python context in slot 0. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define DRIVER_SLOTS 32
+#define CELL_ID_MAX 37   /* "sbx_" + 32 hex + NUL */
+#define TEMPLATE_ID_HEX 64
+
+struct json_object;
+struct driver;
+struct driver_cell; /* owned by the driver; valid until destroy()'s callback or on_cell_gone returned */
+
+struct cell_limits {
+    uint64_t memory_bytes; /* RAM of all processes of the cell together */
+    uint64_t disk_bytes;   /* what the cell may write on its own layer */
+    uint32_t cpu_millis;   /* 1000 = one CPU */
+    uint32_t pids_max;
+    uint32_t open_files;   /* RLIMIT_NOFILE of contexts and processes */
+};
+
+struct cell_stats {
+    uint64_t memory_bytes, memory_peak_bytes, cpu_us, disk_bytes, oom_kills;
+    uint32_t pids;
+};
+
+/* Ends of a context's streams; the receiver owns all three and closes them. All non-blocking, close-on-exec. */
+struct context_ends {
+    int control_fd; /* SOCK_SEQPACKET, wire/context_proto.h */
+    int stdout_fd, stderr_fd; /* read ends of pipes */
+};
+
+enum context_fate { FATE_EXITED, FATE_KILLED, FATE_OOM }; /* returned / signal / out of memory */
+enum cell_fate { CELL_FATE_KILLED, CELL_FATE_OOM, CELL_FATE_LOST }; /* PID 1 died / keeper or VMM gone */
+
+/* What the domain wants to hear. Set once with set_listener before anything else. */
+struct driver_listener {
+    /* The process of a context is gone; its slot is free. code = exit status or signal number. */
+    void (*on_context_exit)(void *arg, struct driver_cell *, int slot, enum context_fate, int code);
+    /* The whole cell is gone without destroy(); the driver_cell is invalid when this returns. */
+    void (*on_cell_gone)(void *arg, struct driver_cell *, enum cell_fate);
+    /* Start-up: a cell found alive; once each, before adopt()'s callback. ends[i].control_fd < 0: slot empty.
+     * The listener owns the descriptors. */
+    void (*on_adopt)(void *arg, struct driver_cell *, const char *template_id, int guest_fd,
+                     const struct context_ends ends[DRIVER_SLOTS]);
+    void *arg;
+};
+
+/* What create() gives. The receiver owns guest_fd and the ends. */
+struct driver_created {
+    struct driver_cell *cell;
+    int guest_fd; /* SOCK_SEQPACKET, wire/guest_proto.h */
+    struct context_ends python; /* slot 0 */
+    bool cold;                  /* the template had to be baked first */
+    const char *from;           /* "filled", "empty" or "made": which pool it came out of */
+};
+
+typedef void (*driver_done)(void *arg, struct err *);
+typedef void (*driver_create_done)(void *arg, struct err *, const struct driver_created *);
+typedef void (*driver_context_done)(void *arg, struct err *, const struct context_ends *);
+typedef void (*driver_stats_done)(void *arg, struct err *, const struct cell_stats *);
+
+struct driver_ops {
+    const char *name;      /* "process" | "microvm" */
+    const char *isolation; /* one line for the API: "namespaces, seccomp, landlock, cgroups" */
+
+    void (*set_listener)(struct driver *, const struct driver_listener *);
+    /* Report every cell that survived the last daemon through on_adopt, then call back. Cells the domain does not
+     * know it destroys. */
+    void (*adopt)(struct driver *, driver_done, void *arg);
+    /* Make the template ready (bake its zygotes, fill its pool). Idempotent. */
+    void (*warm)(struct driver *, const char *template_id, driver_done, void *arg);
+    /* limits: all fields set. */
+    void (*create)(struct driver *, const char *template_id, const struct cell_limits *, driver_create_done, void *arg);
+    /* Fill an empty slot. language: "python" | "shell" (later "node"). */
+    void (*context_make)(struct driver_cell *, int slot, const char *language, driver_context_done, void *arg);
+    /* Signal the process of the context itself (SIGINT: interrupt, SIGKILL: on_context_exit follows). */
+    void (*context_signal)(struct driver_cell *, int slot, int signo);
+    void (*set_limits)(struct driver_cell *, const struct cell_limits *, driver_done, void *arg);
+    void (*pause)(struct driver_cell *, driver_done, void *arg);
+    void (*resume)(struct driver_cell *, driver_done, void *arg);
+    void (*stats)(struct driver_cell *, driver_stats_done, void *arg);
+    /* Kill everything and give back memory and disk. The callback comes when nothing is left. */
+    void (*destroy)(struct driver_cell *, driver_done, void *arg);
+    const char *(*id)(const struct driver_cell *); /* "sbx_…", as long as the cell lives */
+    /* Pools, counters, reasons of degradation: for /metrics and doctor. New reference. */
+    struct json_object *(*report)(struct driver *);
+    /* Let go of the cells (they live on) and free the driver. */
+    void (*close)(struct driver *);
+};
+
+struct driver { /* first member of every driver's own struct */
+    const struct driver_ops *ops;
+};

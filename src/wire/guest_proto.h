@@ -1,0 +1,72 @@
+/* guest_proto.h: daemon <-> cella-guest (PID 1 of a cell). Frames as in frame.h.
+ *
+ * The daemon opens a channel with OPEN; the guest answers with REPLY (once, for operations that have one), DATA, and
+ * always ends the channel with exactly one END, after which both sides forget the number. Channel 0 is the guest itself.
+ *
+ * Flow control, both directions, bytes of DATA/DATA_ERR payload: a sender starts with GUEST_WINDOW credits a channel and
+ * direction and may never send more than it has; the receiver gives back what it has consumed with CREDIT. A peer that
+ * overruns breaks the protocol and the stream is closed.
+ *
+ * OPEN payload: one JSON object with "op" and the operation's fields. "user": "user" (uid 1000, default) or "root" (uid 0
+ * of the cell: no capability outside the cell's own files). Paths are absolute, or relative to the user's home
+ * (/workspace); bytes that are not UTF-8 are refused on the way in and shown with U+FFFD on the way out.
+ *
+ *   op           fields                                         REPLY                     DATA
+ *   exec         argv:[..] or cmd:"..." (run by /bin/bash -c,   {"pid": n}                stdout as DATA, stderr as DATA_ERR;
+ *                /bin/sh when there is no bash), env:{}, cwd,                             daemon's DATA is stdin, FRAME_EOF closes it
+ *                stdin: bool (default false: /dev/null),
+ *                pty: {"rows":24,"cols":80} (merged into DATA)
+ *                END {"exit_code": n} or {"signal": n} ; {"error","code"} when it could not start
+ *   read         path, offset, length (optional)                {"size","mode","mtime_ms"}  the bytes
+ *                END {"bytes": n}
+ *   write        path, mode (default 0644), append: bool,       -                          daemon's DATA, FRAME_EOF at the end
+ *                parents: bool (default true)
+ *                The bytes go to a temporary file beside the target, which is renamed over it only after EOF;
+ *                CLOSE before EOF leaves the old file as it was. END {"bytes": n, "path": "/absolute"}
+ *   list         path, depth (default 1)                        -                          entries as JSON lines, one object each
+ *                END {"entries": n}
+ *   stat         path                                           entry                      END {}
+ *   mkdir        path, parents: bool, mode                      -                          END {"created": bool}
+ *   move         from, to, overwrite: bool                      -                          END {}
+ *   remove       path, recursive: bool                          -                          END {}
+ *   tar_get      path                                           -                          a tar (pax) of the tree, END {"bytes"}
+ *   tar_put      path (directory to unpack into)                -                          daemon's DATA is a tar, optionally gzip;
+ *                entries with "..", absolute names or links that leave `path` are refused: code invalid_request, nothing
+ *                of that entry is written. END {"entries": n}
+ *   watch        path, recursive: bool                          {}                         events as JSON lines
+ *                {"type":"create|write|remove|rename|chmod","path"}; until CLOSE
+ *   processes    -                                              {"processes":[{"pid","ppid","uid","state","command","cpu_ms","memory_bytes"}]}
+ *   ports        -                                              {"ports":[{"port","pid"}]}  (listening TCP)
+ *   disk         -                                              {"total_bytes","free_bytes"}  (statvfs of /)
+ *
+ *   entry = {"name","path","type":"file|directory|symlink|other","size","mode":0644,"uid","gid","mtime_ms","target"?}
+ *
+ * Every failed operation: END {"error": "sentence", "code": word of base/err.h}.
+ */
+#pragma once
+
+#define GUEST_PROTO_VERSION 1
+#define GUEST_WINDOW (256u * 1024)
+#define GUEST_OPEN_MAX (1u << 20)   /* joined OPEN payload, bytes (arguments and environment) */
+#define GUEST_REPLY_MAX (4u << 20)  /* joined REPLY/END payload, bytes */
+#define GUEST_CHANNELS_MAX 256      /* open at once; more: END with limit_reached */
+
+/* Descriptors the guest finds when it starts. */
+#define GUEST_FD_STREAM 3  /* the guest stream */
+#define GUEST_FD_SLOTS 200 /* receive end of the keeper's slot socket: never touched by the guest, see keeper/ferry.h */
+
+enum guest_frame {
+    /* daemon -> guest */
+    GUEST_OPEN = 1,
+    GUEST_DATA = 2,    /* both directions: stdin, file or tar bytes; guest: stdout, file, tar, lines */
+    GUEST_CONTROL = 3, /* JSON: {"signal": 15, "group": bool} (group: the whole process group) | {"resize": {"rows","cols"}} */
+    GUEST_CLOSE = 4,   /* stop: a process gets SIGKILL with its process group, a transfer is undone; END follows */
+    GUEST_CREDIT = 5,  /* both directions: u32 bytes */
+    /* guest -> daemon */
+    GUEST_HELLO = 32,  /* channel 0, first packet: {"version": 1} */
+    GUEST_DATA_ERR = 33,
+    GUEST_REPLY = 34,
+    GUEST_END = 35,
+};
+/* A new daemon that takes a cell over sends GUEST_OPEN {"op":"reset"} on channel 0 first: the guest forgets every open
+ * channel (processes live on, their output is discarded, writes are undone) and answers HELLO. */

@@ -1,0 +1,52 @@
+/* cell.h: one sandbox, from create to delete. Conventions as in world.h.
+ *
+ * A `struct cell *` found by id is borrowed and good until the loop turns again; whoever keeps one across callbacks
+ * takes cell_hold() and gives it back with cell_release(). A held cell may be dead: its calls then answer "gone". */
+#pragma once
+#include "cell/world.h"
+
+struct cell;
+
+/* Body of POST /v1/sandboxes as parsed JSON: {template, env:{}, metadata:{}, ttl_seconds, idle_timeout_seconds, on_timeout:"delete",
+ * limits:{memory_mb, cpus, pids, disk_mb, open_files}, network:{mode:"none"}, persistent, from_snapshot}. Unknown fields are ignored, known
+ * ones validated (invalid_request names the field). What a later version brings (persistent, from_snapshot, network modes other than none)
+ * answers `unsupported`. owner: id of the API key, or "" (borrowed). */
+typedef void (*cell_create_cb)(void *arg, struct err *, struct cell *);
+void cell_create(struct world *, struct json_object *spec, const char *owner, cell_create_cb, void *arg);
+
+struct cell *cell_find(struct world *, const char *id, struct err *); /* not_found, or gone with the reason it ended */
+struct cell *cell_hold(struct cell *);
+void cell_release(struct cell *);
+const char *cell_id(const struct cell *);
+const char *cell_owner(const struct cell *);
+
+/* {id, template, status:"running|paused|deleted", driver, isolation, boot_ms, boot_mode:"filled|empty|made|cold", cpu, memory_mb, limits{},
+ *  metadata{}, env names, created_at (RFC 3339), expires_at|null, idle_timeout_seconds|null, remaining_seconds|null, contexts, network{}} */
+struct json_object *cell_describe(struct cell *);
+/* Array of cell_describe, oldest first; only cells whose metadata has every pair of `metadata` (or NULL) and whose owner matches (or NULL). */
+struct json_object *cell_list(struct world *, struct json_object *metadata, const char *owner);
+
+typedef void (*cell_done_cb)(void *arg, struct err *);
+void cell_delete(struct cell *, const char *reason, cell_done_cb, void *arg); /* ends executions as "killed" */
+void cell_pause(struct cell *, cell_done_cb, void *arg);
+void cell_resume(struct cell *, cell_done_cb, void *arg);
+/* {ttl_seconds, idle_timeout_seconds, metadata?}: null clears. Returns 0 or -1. */
+int cell_set_lifecycle(struct cell *, struct json_object *patch, struct err *);
+/* Any request for a cell resets its idle clock. */
+void cell_touch(struct cell *);
+typedef void (*cell_json_cb)(void *arg, struct err *, struct json_object *borrowed);
+/* {memory_bytes, memory_peak_bytes, memory_limit_bytes, cpu_us, pids, disk_bytes, disk_limit_bytes, oom_kills, uptime_seconds} */
+void cell_stats(struct cell *, cell_json_cb, void *arg);
+/* The last lines that executions and processes of the cell printed (bounded ring, 256 KiB), as text. New string, free(). */
+char *cell_logs(struct cell *, const char *stream /* "stdout" | "stderr" | "both" */);
+
+/* ---- contexts: id "ctx_" + 32 hex; the first Python context has the id "default". ---- */
+/* body {language, cwd, env}. cb's JSON: {id, language, created_at, state:"idle|busy|restarting|lost", execution_count, restarts}. */
+void context_create(struct cell *, struct json_object *body, cell_json_cb, void *arg);
+struct json_object *context_list(struct cell *);
+struct json_object *context_describe(struct cell *, const char *context_id, struct err *);
+/* SIGINT to what runs; no execution running: conflict. */
+int context_interrupt(struct cell *, const char *context_id, struct err *);
+/* A fresh copy of the template's context in the same slot; what ran ends as "killed". */
+void context_restart(struct cell *, const char *context_id, cell_json_cb, void *arg);
+void context_delete(struct cell *, const char *context_id, cell_done_cb, void *arg);

@@ -1,0 +1,34 @@
+/* store.h: durable state in one SQLite file (STATE/db/cella.db; WAL, synchronous=NORMAL: a commit survives a killed daemon,
+ * the newest ones may be lost by a power cut, when the cells are gone as well). Loop thread only. Statements are prepared once.
+ * Rows carry JSON text where the domain alone knows the shape. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct store;
+struct store *store_open(const char *path, struct err *); /* creates and migrates */
+void store_close(struct store *);
+
+/* cells: what a daemon needs to take over a living cell */
+int store_cell_put(struct store *, const char *id, const char *json, struct err *); /* insert or replace */
+int store_cell_delete(struct store *, const char *id, const char *reason, struct err *); /* kept as ended, with the reason */
+int store_cell_each(struct store *, int (*row)(void *arg, const char *id, const char *json), void *arg, struct err *); /* living ones */
+int store_cell_ended(struct store *, const char *id, char *reason, size_t reason_size); /* 1 found, 0 not */
+
+/* executions that run longer than a moment, so that a later daemon can say what became of them */
+int store_execution_put(struct store *, const char *id, const char *cell_id, const char *json, struct err *);
+int store_execution_each(struct store *, const char *cell_id, int (*row)(void *arg, const char *id, const char *json), void *arg, struct err *);
+
+/* events (bounded: the oldest beyond 100,000 go) */
+int store_event_add(struct store *, int64_t ts_ms, const char *cell_id, const char *json, struct err *);
+int store_event_each(struct store *, const char *cell_id_or_null, int tail, int (*row)(void *arg, const char *json), void *arg, struct err *);
+
+/* API keys: only the SHA-256 of a key is kept */
+int store_key_add(struct store *, const char *id, const char *name, const char *sha256_hex, int64_t created_ms, struct err *);
+int store_key_find(struct store *, const char *sha256_hex, char *id, size_t id_size); /* 1 found, 0 not */
+int store_key_delete(struct store *, const char *id, struct err *); /* not_found */
+int store_key_each(struct store *, int (*row)(void *arg, const char *id, const char *name, int64_t created_ms, int64_t last_used_ms), void *arg, struct err *);
+int store_key_used(struct store *, const char *id, int64_t now_ms);
+bool store_key_any(struct store *);

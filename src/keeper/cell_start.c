@@ -1,0 +1,223 @@
+#include "keeper/cell_start.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <linux/mount.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "jail/landlock_policy.h"
+#include "keeper/cell_root.h"
+#include "keeper/cgroup.h"
+#include "keeper/ferry.h"
+#include "keeper/host.h"
+#include "wire/guest_proto.h"
+
+#define NAMESPACES (CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
+#define GUEST_CAPS                                                                                                     \
+    ((1ull << CAP_SETUID) | (1ull << CAP_SETGID) | (1ull << CAP_SETPCAP) | (1ull << CAP_KILL) | (1ull << CAP_CHOWN) |  \
+     (1ull << CAP_DAC_OVERRIDE) | (1ull << CAP_FOWNER))
+
+/* ---- in the cell ---- */
+
+/* Capabilities that survive the exec of the guest as an ordinary user: the ambient set. */
+static int keep_capabilities(struct err *e) {
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {{.effective = (uint32_t)GUEST_CAPS, .permitted = (uint32_t)GUEST_CAPS, .inheritable = (uint32_t)GUEST_CAPS}};
+    if (syscall(SYS_capset, &header, data)) return err_sys(e, errno, "capset");
+    for (int c = 0; c < 64; c++)
+        if ((GUEST_CAPS >> c & 1) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0)) return err_sys(e, errno, "ambient capability %d", c);
+    return 0;
+}
+
+static int become_guest(struct err *e) {
+    if (child_drop_bounding(GUEST_CAPS, e)) return -1;
+    if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) || setgroups(0, NULL) || setresgid(CELL_UID_GUEST, CELL_UID_GUEST, CELL_UID_GUEST) ||
+        setresuid(CELL_UID_GUEST, CELL_UID_GUEST, CELL_UID_GUEST))
+        return err_sys(e, errno, "become the guest's user");
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* after the change of credentials, which clears it */
+    return keep_capabilities(e);
+}
+
+/* Final descriptors: 0 null, 1 and 2 the keeper's log, stream, slots, rules, and the guest's own file for the exec. */
+static int place_descriptors(const struct cell_start *s, int rules, int *sync_fd, int *guest_fd, struct err *e) {
+    enum { HIGH = 210 };
+    int from[] = {s->guest_stream_fd, s->slot_fd, rules, host.guest_fd, *sync_fd};
+    for (size_t i = 0; i < 5; i++) /* out of the way of the numbers they will get */
+        if (from[i] >= 0 && (from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, HIGH)) < 0) return err_sys(e, errno, "move a descriptor");
+    *guest_fd = from[3];
+    *sync_fd = from[4];
+    cleanup_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0) return err_sys(e, errno, "open /dev/null");
+    if (dup2(null, 0) < 0 || dup2(from[0], GUEST_FD_STREAM) < 0 || dup2(from[1], GUEST_FD_SLOTS) < 0) return err_sys(e, errno, "place descriptors");
+    if (rules >= 0 && dup2(from[2], GUEST_FD_RULES) < 0) return err_sys(e, errno, "place the rule set");
+    if (syscall(SYS_close_range, GUEST_FD_STREAM + 1, GUEST_FD_SLOTS - 1, 0) ||
+        syscall(SYS_close_range, rules >= 0 ? GUEST_FD_RULES + 1 : GUEST_FD_SLOTS + 1, HIGH - 1, 0))
+        return err_sys(e, errno, "close the keeper's descriptors");
+    return 0; /* whatever the keeper has above is close-on-exec: it makes no other kind */
+}
+
+static int receive_mounts(int sync_fd, int fds[3], struct err *e) {
+    char byte;
+    struct iovec iov = {&byte, 1};
+    union {
+        char space[CMSG_SPACE(3 * sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space};
+    if (recvmsg(sync_fd, &m, MSG_CMSG_CLOEXEC) != 1) return err_sys(e, errno, "wait for the mounts");
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    if (!c || c->cmsg_len != CMSG_LEN(3 * sizeof(int))) return err_set(e, ERR_INTERNAL, "the mounts did not arrive");
+    memcpy(fds, CMSG_DATA(c), 3 * sizeof(int));
+    return 0;
+}
+
+static int guest_prepare(const struct cell_start *s, int *sync_fd, int *guest_fd, struct err *e) {
+    int fds[3];
+    char hostname[16];
+    if (receive_mounts(*sync_fd, fds, e)) return -1;
+    /* root of the new user namespace, now that its map is written */
+    if (setresgid(0, 0, 0) || setresuid(0, 0, 0)) return err_sys(e, errno, "become the cell's root");
+    (void)snprintf(hostname, sizeof hostname, "%.12s", strchr(s->id, '_') ? strchr(s->id, '_') + 1 : s->id);
+    const struct cell_root root = {.stage = host.stage, .hostname = hostname, .shm_bytes = s->limits->memory_bytes / 2,
+                                   .lower_fd = fds[0], .layer_fd = fds[1], .dev_fd = fds[2]};
+    if (cell_root_enter(&root, e) || cell_root_configure(&root, e)) return -1;
+    int rules = -1; /* closed with everything else by place_descriptors */
+    if (host.landlock_abi && !host.off[LAYER_LANDLOCK] && (rules = landlock_policy_build(e)) < 0) return -1;
+    if (place_descriptors(s, rules, sync_fd, guest_fd, e)) return -1;
+    if (child_rlimits(s->limits->open_files, e) || become_guest(e)) return -1;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return err_sys(e, errno, "no_new_privs");
+    if (rules >= 0 && landlock_policy_enter(GUEST_FD_RULES, e)) return -1;
+    return child_filter(e);
+}
+
+static void guest_main(const struct cell_start *s, int sync_fd) {
+    static char *const argv[] = {"cella-guest", NULL}, *const environment[] = {NULL};
+    struct err e;
+    int guest_fd = -1;
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (!guest_prepare(s, &sync_fd, &guest_fd, &e)) {
+        syscall(SYS_execveat, guest_fd, "", argv, environment, AT_EMPTY_PATH);
+        err_sys(&e, errno, "run cella-guest");
+    }
+    (void)send(sync_fd, e.text, strlen(e.text), MSG_NOSIGNAL);
+    _exit(1);
+}
+
+/* ---- in the keeper ---- */
+
+/* The helper shares the keeper's memory (vfork) and exists to have other credentials: the creator's effective id owns the new user namespace. */
+static pid_t clone_guest(const struct cell_start *s, int sync_fd, struct err *e) {
+    volatile pid_t guest = -1;
+    volatile int failed = 0;
+    struct err volatile_error = {0};
+    struct err *inner = &volatile_error;
+    pid_t helper = vfork();
+    if (helper < 0) return err_sys(e, errno, "vfork");
+    if (!helper) {
+        const struct rlimit none = {RLIM_INFINITY, RLIM_INFINITY};
+        /* ceilings of the namespace's counters are its creator's limits at this moment */
+        (void)setrlimit(RLIMIT_SIGPENDING, &none);
+        (void)setrlimit(RLIMIT_MSGQUEUE, &none);
+        (void)setrlimit(RLIMIT_MEMLOCK, &none);
+        (void)setrlimit(RLIMIT_NPROC, &none);
+        /* born inside its groups, so that they are the root of its cgroup namespace */
+        if (cgroup_enter(s->id, CGROUP_RUN, 0, inner)) {
+            failed = 1;
+        } else if (syscall(SYS_setgroups, 0, NULL) || syscall(SYS_setresgid, HOST_UID_OWNER, HOST_UID_OWNER, HOST_UID_OWNER) ||
+                   syscall(SYS_setresuid, HOST_UID_OWNER, HOST_UID_OWNER, HOST_UID_OWNER)) {
+            failed = 2;
+        } else {
+            /* CLONE_PARENT: the keeper itself is the parent, for wait and for the death signal */
+            pid_t pid = (pid_t)syscall(SYS_clone, NAMESPACES | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+            if (!pid) guest_main(s, sync_fd);
+            guest = pid;
+            failed = pid < 0 ? errno + 1000 : 0;
+        }
+        _exit(0);
+    }
+    while (waitpid(helper, NULL, 0) < 0 && errno == EINTR) continue;
+    if (failed == 1) *e = volatile_error;
+    if (failed == 2) err_set(e, ERR_INTERNAL, "cannot become the owner of cells");
+    if (failed >= 1000) err_sys(e, failed - 1000, "new namespaces");
+    return failed ? -1 : guest;
+}
+
+static int write_map(pid_t pid, const char *file, uint32_t base, struct err *e) {
+    char path[64], text[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/%s", pid, file);
+    int n = snprintf(text, sizeof text, "0 %u %u\n", base, HOST_UID_RANGE);
+    cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, (size_t)n) != n) return err_sys(e, errno, "write %s", path);
+    return 0;
+}
+
+/* Template and layer under the cell's owners, and its devices, sent to the waiting guest. */
+static int send_mounts(const struct cell_start *s, pid_t guest, int sync_fd, struct err *e) {
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/ns/user", guest);
+    cleanup_close int userns = open(path, O_RDONLY | O_CLOEXEC);
+    if (userns < 0) return err_sys(e, errno, "open %s", path);
+    cleanup_close int lower = detached_mount(s->template_fd, "", userns, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, e);
+    if (lower < 0) return err_wrap(e, "template");
+    cleanup_close int layer = detached_mount(s->layer_fd, "", userns, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, e);
+    if (layer < 0) return err_wrap(e, "layer");
+    cleanup_close int dev = detached_mount(host.dev_fd, "", -1, 0, e);
+    if (dev < 0) return err_wrap(e, "devices");
+    char byte = 'M';
+    struct iovec iov = {&byte, 1};
+    union {
+        char space[CMSG_SPACE(3 * sizeof(int))];
+        struct cmsghdr align;
+    } control = {0};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(3 * sizeof(int));
+    const int fds[3] = {lower, layer, dev};
+    memcpy(CMSG_DATA(c), fds, sizeof fds);
+    return sendmsg(sync_fd, &m, MSG_NOSIGNAL) == 1 ? 0 : err_sys(e, errno, "send the mounts");
+}
+
+/* The exec closes the guest's end; anything it says before is the reason why it failed. */
+static int await_exec(int sync_fd, struct err *e) {
+    char text[KEEPER_TEXT];
+    struct timeval limit = {10, 0};
+    (void)setsockopt(sync_fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    ssize_t n = recv(sync_fd, text, sizeof text - 1, 0);
+    if (!n) return 0;
+    if (n < 0) return err_sys(e, errno, "wait for the cell's start");
+    text[n] = 0;
+    return err_set(e, ERR_INTERNAL, "%s", text);
+}
+
+int cell_start(const struct cell_start *s, struct err *e) {
+    int sync_fds[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sync_fds)) return err_sys(e, errno, "socketpair");
+    cleanup_close int mine = sync_fds[0], theirs = sync_fds[1];
+    pid_t guest = clone_guest(s, theirs, e);
+    if (guest < 0) return -1;
+    close_fd(&theirs);
+    if (!write_map(guest, "uid_map", s->uid_base, e) && !write_map(guest, "gid_map", s->uid_base, e) && !send_mounts(s, guest, mine, e) &&
+        !await_exec(mine, e))
+        return guest;
+    kill(guest, SIGKILL);
+    while (waitpid(guest, NULL, __WALL) < 0 && errno == EINTR) continue;
+    return err_wrap(e, "cell");
+}

@@ -1,0 +1,209 @@
+#include "keeper/layers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <linux/btrfs.h>
+#include <linux/btrfs_tree.h>
+#include <linux/loop.h>
+#include <linux/magic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "wire/keeper_proto.h"
+
+#define QUOTA_CTL_ENABLE_SIMPLE 4 /* BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA, Linux 6.7; older headers lack the name */
+
+static char root[PATH_MAX];
+static int root_fd = -1;
+static bool subvolumes, quota;
+static char sysfs[128]; /* /sys/fs/btrfs/<uuid>/qgroups */
+
+static int run(const char *const argv[], struct err *e) {
+    pid_t pid = fork();
+    if (pid < 0) return err_sys(e, errno, "fork for %s", argv[0]);
+    if (!pid) {
+        execvp(argv[0], (char *const *)argv);
+        _exit(127);
+    }
+    int status;
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR) return err_sys(e, errno, "wait for %s", argv[0]);
+    if (status == 127 << 8) return err_hint(e, ERR_UNSUPPORTED, "install btrfs-progs", "%s is not installed", argv[0]);
+    return status ? err_set(e, ERR_INTERNAL, "%s ended with status %#x", argv[0], status) : 0;
+}
+
+/* A loop device that already has this file (of a keeper that died a moment ago), "" when none. */
+static void find_loop(const char *image, char *out, size_t size) {
+    out[0] = 0;
+    for (int i = 0; i < 256 && !out[0]; i++) {
+        char path[64], backing[PATH_MAX];
+        (void)snprintf(path, sizeof path, "/sys/block/loop%d/loop/backing_file", i);
+        cleanup_file FILE *f = fopen(path, "re");
+        if (!f || !fgets(backing, sizeof backing, f)) continue;
+        backing[strcspn(backing, "\n")] = 0;
+        if (!strcmp(backing, image)) (void)snprintf(out, size, "/dev/loop%d", i);
+    }
+}
+
+/* Attach image to a free loop device that goes away with its last user. *held keeps it alive until the mount has it. */
+static int attach_loop(const char *image, char *device, size_t size, int *held, struct err *e) {
+    cleanup_close int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+    cleanup_close int file = open(image, O_RDWR | O_CLOEXEC);
+    if (control < 0) return err_sys(e, errno, "open /dev/loop-control");
+    if (file < 0) return err_sys(e, errno, "open %s", image);
+    for (int round = 0; round < 16; round++) { /* another program may take the free number first */
+        int number = ioctl(control, LOOP_CTL_GET_FREE);
+        if (number < 0) return err_sys(e, errno, "no free loop device");
+        (void)snprintf(device, size, "/dev/loop%d", number);
+        cleanup_close int loop = open(device, O_RDWR | O_CLOEXEC);
+        if (loop < 0) return err_sys(e, errno, "open %s", device);
+        struct loop_config c = {.fd = (uint32_t)file, .info.lo_flags = LO_FLAGS_AUTOCLEAR};
+        (void)snprintf((char *)c.info.lo_file_name, sizeof c.info.lo_file_name, "cella-layers");
+        if (!ioctl(loop, LOOP_CONFIGURE, &c)) {
+            (void)ioctl(loop, LOOP_SET_DIRECT_IO, 1ul); /* no second page cache where the disk allows it */
+            *held = steal_fd(&loop);
+            return 0;
+        }
+        if (errno != EBUSY) return err_sys(e, errno, "attach %s to %s", image, device);
+    }
+    return err_set(e, ERR_INTERNAL, "loop devices are taken faster than they can be attached");
+}
+
+/* The image is sparse: its size is a ceiling. Half of what the disk has free, at least 1 GiB. */
+static int make_image(const char *image, const char *state_dir, struct err *e) {
+    struct statfs fs;
+    if (statfs(state_dir, &fs)) return err_sys(e, errno, "statfs %s", state_dir);
+    uint64_t size = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize / 2;
+    if (size < 1ull << 30) return err_set(e, ERR_NO_SPACE, "less than 2 GiB are free below %s", state_dir);
+    cleanup_close int fd = open(image, O_RDWR | O_CREAT | O_CLOEXEC | O_EXCL, 0600);
+    if (fd < 0) return err_sys(e, errno, "create %s", image);
+    if (ftruncate(fd, (off_t)(size & ~0xfffffull))) return err_sys(e, errno, "size %s", image);
+    const char *const argv[] = {"mkfs.btrfs", "-q", "-f", "-m", "single", "-d", "single", "-L", "cella-layers", image, NULL};
+    if (!run(argv, e)) return 0;
+    (void)unlink(image);
+    return -1;
+}
+
+static int mount_image(const char *state_dir, struct err *e) {
+    char image[PATH_MAX + 32], device[64];
+    int held = -1;
+    (void)snprintf(image, sizeof image, "%s/layers.btrfs", state_dir);
+    if (access(image, F_OK) && make_image(image, state_dir, e)) return -1;
+    find_loop(image, device, sizeof device);
+    if (!device[0] && attach_loop(image, device, sizeof device, &held, e)) return -1;
+    /* cells' layers need no barrier per fsync: they do not outlive the host; what must last is flushed by name */
+    int rc = mount(device, root, "btrfs", MS_NODEV | MS_NOSUID | MS_NOATIME, "discard=async,commit=30");
+    if (rc) rc = err_sys(e, errno, "mount %s", image);
+    if (held >= 0) close(held);
+    return rc;
+}
+
+static void enable_quota(void) {
+    struct btrfs_ioctl_quota_ctl_args ctl = {.cmd = QUOTA_CTL_ENABLE_SIMPLE};
+    struct btrfs_ioctl_fs_info_args info = {0};
+    if (ioctl(root_fd, BTRFS_IOC_QUOTA_CTL, &ctl)) {
+        ctl.cmd = BTRFS_QUOTA_CTL_ENABLE; /* before Linux 6.7: full qgroups */
+        if (ioctl(root_fd, BTRFS_IOC_QUOTA_CTL, &ctl)) {
+            log_warn("no disk limits: btrfs quotas cannot be enabled: %s", strerror(errno));
+            return;
+        }
+    }
+    quota = true;
+    if (ioctl(root_fd, BTRFS_IOC_FS_INFO, &info)) return;
+    const uint8_t *u = info.fsid;
+    (void)snprintf(sysfs, sizeof sysfs,
+                   "/sys/fs/btrfs/%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x/qgroups", u[0], u[1], u[2],
+                   u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+}
+
+static void remove_leftovers(void) {
+    cleanup_dir DIR *d = fdopendir(dup(root_fd));
+    struct err e;
+    for (struct dirent *c; d && (c = readdir(d));)
+        if (c->d_name[0] != '.' && layer_remove(c->d_name, &e)) log_warn("left-over layer: %s", e.text);
+}
+
+int layers_open(const char *state_dir, uint32_t *features, struct err *e) {
+    struct statfs fs;
+    (void)snprintf(root, sizeof root, "%s/layers", state_dir);
+    if (mkdir(root, 0700) && errno != EEXIST) return err_sys(e, errno, "make %s", root);
+    if (statfs(root, &fs)) return err_sys(e, errno, "statfs %s", root);
+    if (fs.f_type != BTRFS_SUPER_MAGIC && mount_image(state_dir, e)) log_warn("layers are plain directories: %s", e->text);
+    root_fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (root_fd < 0) return err_sys(e, errno, "open %s", root);
+    if (fstatfs(root_fd, &fs)) return err_sys(e, errno, "statfs %s", root);
+    subvolumes = fs.f_type == BTRFS_SUPER_MAGIC;
+    if (subvolumes) enable_quota();
+    *features |= (subvolumes ? KEEPER_HAS_BTRFS : 0u) | (quota ? KEEPER_HAS_DISK_QUOTA : 0u);
+    remove_leftovers();
+    return 0;
+}
+
+int layer_fd(const char *id, struct err *e) {
+    int fd = openat(root_fd, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    return fd < 0 ? err_sys(e, errno, "open layer %s", id) : fd;
+}
+
+int layer_make(const char *id, uint64_t disk_bytes, struct err *e) {
+    if (subvolumes) {
+        struct btrfs_ioctl_vol_args v = {0};
+        (void)snprintf(v.name, sizeof v.name, "%s", id);
+        if (ioctl(root_fd, BTRFS_IOC_SUBVOL_CREATE, &v)) return err_sys(e, errno, "make layer %s", id);
+    } else if (mkdirat(root_fd, id, 0755)) {
+        return err_sys(e, errno, "make layer %s", id);
+    }
+    cleanup_close int fd = layer_fd(id, e);
+    if (fd < 0) return -1;
+    if (mkdirat(fd, "u", 0755) || mkdirat(fd, "w", 0755)) return err_sys(e, errno, "fill layer %s", id);
+    return layer_limit(id, disk_bytes, e);
+}
+
+int layer_limit(const char *id, uint64_t disk_bytes, struct err *e) {
+    if (!quota) return 0;
+    cleanup_close int fd = layer_fd(id, e);
+    if (fd < 0) return -1;
+    struct btrfs_ioctl_qgroup_limit_args l = {.lim = {.flags = BTRFS_QGROUP_LIMIT_MAX_RFER, .max_rfer = disk_bytes}};
+    return ioctl(fd, BTRFS_IOC_QGROUP_LIMIT, &l) ? err_sys(e, errno, "disk limit of layer %s", id) : 0;
+}
+
+uint64_t layer_used(const char *id) {
+    struct err e;
+    struct btrfs_ioctl_ino_lookup_args l = {.objectid = BTRFS_FIRST_FREE_OBJECTID};
+    char path[256];
+    unsigned long long bytes = 0;
+    cleanup_close int fd = layer_fd(id, &e);
+    if (!quota || fd < 0 || ioctl(fd, BTRFS_IOC_INO_LOOKUP, &l)) return 0;
+    (void)snprintf(path, sizeof path, "%s/0_%llu/referenced", sysfs, (unsigned long long)l.treeid);
+    cleanup_file FILE *f = fopen(path, "re");
+    return f && fscanf(f, "%llu", &bytes) == 1 ? bytes : 0;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw) {
+    (void)st, (void)type, (void)ftw;
+    return remove(path) && errno != ENOENT ? -1 : 0;
+}
+
+int layer_remove(const char *id, struct err *e) {
+    if (subvolumes) {
+        struct btrfs_ioctl_vol_args v = {0};
+        (void)snprintf(v.name, sizeof v.name, "%s", id);
+        return ioctl(root_fd, BTRFS_IOC_SNAP_DESTROY, &v) && errno != ENOENT ? err_sys(e, errno, "remove layer %s", id) : 0;
+    }
+    char path[PATH_MAX + 256];
+    (void)snprintf(path, sizeof path, "%s/%s", root, id);
+    return nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) && errno != ENOENT
+               ? err_sys(e, errno, "remove layer %s", id)
+               : 0;
+}

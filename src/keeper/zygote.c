@@ -1,0 +1,231 @@
+#include "keeper/zygote.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <grp.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "keeper/cgroup.h"
+#include "keeper/host.h"
+
+#ifndef SYS_mseal
+#define SYS_mseal 462 /* Linux 6.10 */
+#endif
+#ifndef PTRACE_O_SUSPEND_SECCOMP
+#define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
+#endif
+#define TRACE_OPTIONS (PTRACE_O_TRACEFORK | PTRACE_O_TRACECLONE | PTRACE_O_SUSPEND_SECCOMP | PTRACE_O_EXITKILL)
+#define BAKE_OPEN_FILES 65536 /* the hard limit that contexts inherit; each cell lowers it */
+
+struct zygote zygotes[ZYGOTES_MAX];
+
+struct zygote *zygote_find(const char *template_id, int language) {
+    for (size_t i = 0; i < ZYGOTES_MAX; i++)
+        if (zygotes[i].pid && zygotes[i].language == language && !strcmp(zygotes[i].template_id, template_id)) return &zygotes[i];
+    return NULL;
+}
+
+/* ---- the child ---- */
+
+/* The zygote's root: the template with a throw-away layer, devices, a proc without other people's processes, the kernels of the contexts. */
+static int child_root(int template_fd, struct err *e) {
+    /* cloned before the new namespace is entered: a mount of the old one could not be laid under an overlay */
+    cleanup_close int lower = detached_mount(template_fd, "", -1, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, e);
+    cleanup_close int dev = lower < 0 ? -1 : detached_mount(host.dev_fd, "", -1, 0, e);
+    if (dev < 0) return -1;
+    if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)) return err_sys(e, errno, "unshare");
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return err_sys(e, errno, "make mounts private");
+    if (mount("tmpfs", host.stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")) return err_sys(e, errno, "mount %s", host.stage);
+    if (chdir(host.stage) || mkdir("l", 0755) || mkdir("u", 0755) || mkdir("w", 0755) || mkdir("m", 0755)) return err_sys(e, errno, "prepare %s", host.stage);
+    if (syscall(SYS_move_mount, lower, "", AT_FDCWD, "l", MOVE_MOUNT_F_EMPTY_PATH)) return err_sys(e, errno, "attach the template");
+    if (mount("overlay", "m", "overlay", MS_NOSUID | MS_NODEV, "lowerdir=l,upperdir=u,workdir=w")) return err_sys(e, errno, "mount the template");
+    if (chdir("m")) return err_sys(e, errno, "enter the template");
+    if (mkdir("usr/lib/cella", 0755) && errno != EEXIST) return err_sys(e, errno, "make usr/lib/cella");
+    if (mount(host.contexts, "usr/lib/cella", NULL, MS_BIND, NULL) ||
+        mount(NULL, "usr/lib/cella", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL))
+        return err_sys(e, errno, "mount the contexts");
+    if (syscall(SYS_move_mount, dev, "", AT_FDCWD, "dev", MOVE_MOUNT_F_EMPTY_PATH)) return err_sys(e, errno, "attach dev");
+    if (mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=invisible")) return err_sys(e, errno, "mount proc");
+    if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH)) return err_sys(e, errno, "leave the host's tree");
+    return sethostname("zygote", 6) ? err_sys(e, errno, "host name") : 0;
+}
+
+static int child_descriptors(int ready_fd, struct err *e) {
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0) return err_sys(e, errno, "open /dev/null");
+    /* 2 stays the keeper's log */
+    if (dup2(null, 0) < 0 || dup2(ready_fd, 1) < 0 || dup2(host.stub_fd, FD_STUB) < 0) return err_sys(e, errno, "descriptors");
+    if (syscall(SYS_close_range, 3, FD_STUB - 1, 0) || syscall(SYS_close_range, FD_STUB + 1, ~0u, 0)) return err_sys(e, errno, "close_range");
+    return 0;
+}
+
+static int child_identity(struct err *e) {
+    if (child_drop_bounding(0, e)) return -1;
+    if (setgroups(0, NULL) || setresgid(HOST_UID_OWNER, HOST_UID_OWNER, HOST_UID_OWNER) ||
+        setresuid(HOST_UID_OWNER, HOST_UID_OWNER, HOST_UID_OWNER))
+        return err_sys(e, errno, "become the owner of cells");
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* after the change of credentials, which clears it */
+    /* the same layout in every zygote of a template: an image of a cell must find it again (design §2.1) */
+    if (personality(ADDR_NO_RANDOMIZE) < 0) return err_sys(e, errno, "personality");
+    return 0;
+}
+
+static void child_main(int template_fd, int language, int ready_fd) {
+    static char *const environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                                        "HOME=/workspace", "USER=user", "LANG=C.UTF-8", "PYTHONHASHSEED=0",
+                                        "OPENBLAS_NUM_THREADS=1", "OMP_NUM_THREADS=1", "MPLBACKEND=agg",
+                                        "MPLCONFIGDIR=/var/cache/matplotlib", NULL};
+    static char *const argv[KEEPER_LANGUAGES][6] = {
+        [KEEPER_PYTHON] = {"/usr/bin/python3", "-X", "utf8", "/usr/lib/cella/python/kernel.py", NULL},
+        [KEEPER_SHELL] = {"/bin/bash", "--noprofile", "--norc", "/usr/lib/cella/shell/kernel.sh", NULL},
+    };
+    struct err e;
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    if (!cgroup_enter("zygotes", CGROUP_RUN, 0, &e) && !child_root(template_fd, &e) && !child_rlimits(BAKE_OPEN_FILES, &e) &&
+        !child_descriptors(ready_fd, &e) && !child_identity(&e) && !child_filter(&e)) {
+        execve(argv[language][0], argv[language], environment);
+        err_sys(&e, errno, "run %s", argv[language][0]);
+    }
+    log_error("zygote: %s", e.text);
+    _exit(1);
+}
+
+/* ---- the keeper's side ---- */
+
+struct zygote *zygote_start(const char *template_id, int language, uint64_t tag, struct err *e) {
+    struct zygote *z = NULL;
+    for (size_t i = 0; i < ZYGOTES_MAX && !z; i++)
+        if (!zygotes[i].pid) z = &zygotes[i];
+    if (!z) {
+        err_set(e, ERR_LIMIT, "more than %d warm interpreters", ZYGOTES_MAX);
+        return NULL;
+    }
+    cleanup_close int template_fd = host_template_fd(template_id, e);
+    int ends[2];
+    if (template_fd < 0) return NULL;
+    if (pipe2(ends, O_CLOEXEC)) {
+        err_sys(e, errno, "pipe");
+        return NULL;
+    }
+    pid_t pid = fork();
+    if (!pid) child_main(template_fd, language, ends[1]);
+    close(ends[1]);
+    if (pid < 0) {
+        err_sys(e, errno, "fork");
+        close(ends[0]);
+        return NULL;
+    }
+    *z = (struct zygote){.language = language, .pid = pid, .ready_fd = ends[0], .tag = tag, .started_us = monotonic_us()};
+    (void)snprintf(z->template_id, sizeof z->template_id, "%s", template_id);
+    return z;
+}
+
+/* It has written its byte; the pause(2) follows at once. Stop it there. */
+static int seize_at_fork_point(pid_t pid, arch_regs *regs, struct err *e) {
+    if (ptrace(PTRACE_SEIZE, pid, 0, TRACE_OPTIONS)) return err_sys(e, errno, "seize the zygote");
+    for (int round = 0; round < 200; round++) {
+        usleep(1000);
+        int event;
+        if (ptrace(PTRACE_INTERRUPT, pid, 0, 0)) return err_sys(e, errno, "interrupt the zygote");
+        if (task_wait_stop(pid, &event, NULL, e) || task_get_regs(pid, regs, e)) return -1;
+        if (event == PTRACE_EVENT_STOP && arch_in_call(regs, SYS_pause)) return 0;
+        if (ptrace(PTRACE_CONT, pid, 0, 0)) return err_sys(e, errno, "continue the zygote");
+    }
+    return err_set(e, ERR_INTERNAL, "the zygote does not stand at its fork point");
+}
+
+static int single_threaded(pid_t pid, struct err *e) {
+    char path[64];
+    int n = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/task", pid);
+    cleanup_dir DIR *d = opendir(path);
+    for (struct dirent *t; d && (t = readdir(d));) n += t->d_name[0] != '.';
+    return n == 1 ? 0 : err_set(e, ERR_INVALID, "the template's warm interpreter has %d threads; only one can be cloned", n);
+}
+
+/* The stub's page and its data pages (arch.h). Before they exist, calls are stepped at the fork point's own instruction. */
+static int map_stub(pid_t pid, const arch_regs *regs, struct err *e) {
+    uint64_t at = arch_call_address(regs);
+    uint8_t seen[sizeof arch_call_bytes];
+    long result;
+    const long data[6] = {(long)STUB_DATA, STUB_DATA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0};
+    const long code[6] = {(long)STUB_CODE, STUB_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, FD_STUB, 0};
+    const long seal[6] = {(long)STUB_CODE, STUB_CODE_SIZE + STUB_DATA_SIZE};
+    const long shut[6] = {FD_STUB};
+    if (task_read(pid, at, seen, sizeof seen, e)) return -1;
+    if (memcmp(seen, arch_call_bytes, sizeof seen)) return err_set(e, ERR_INTERNAL, "no system call instruction at the fork point");
+    if (inject_at(pid, regs, at, SYS_mmap, data, &result, e)) return -1;
+    if (result != data[0]) return err_sys(e, (int)-result, "map the stub's data");
+    if (inject_at(pid, regs, at, SYS_mmap, code, &result, e)) return -1;
+    if (result != code[0]) return err_sys(e, (int)-result, "map the stub");
+    if (inject_at(pid, regs, at, SYS_mseal, seal, &result, e)) return -1;
+    if (!result) host.features |= KEEPER_HAS_MSEAL;
+    return inject_at(pid, regs, at, SYS_close, shut, &result, e);
+}
+
+/* A registered rseq area would be written by the kernel whenever the sentinel runs an injected call. */
+static int unregister_rseq(const struct zygote *z, struct err *e) {
+    const struct image_thread *t = &z->image.thread[0];
+    const long arg[6] = {(long)t->rseq.rseq_abi_pointer, t->rseq.rseq_abi_size, 1 /* RSEQ_FLAG_UNREGISTER */, t->rseq.signature};
+    long result;
+    if (!t->rseq.rseq_abi_pointer) return 0;
+    if (inject_single(z->pid, &t->regs, SYS_rseq, arg, &result, NULL, e)) return -1;
+    return result ? err_sys(e, (int)-result, "unregister rseq") : 0;
+}
+
+int zygote_settle(struct zygote *z, struct err *e) {
+    char byte = 0;
+    arch_regs regs;
+    const uint64_t all = ~0ull;
+    ssize_t got = read(z->ready_fd, &byte, 1);
+    close_fd(&z->ready_fd);
+    if (got != 1 || byte != 'Z') {
+        zygote_kill(z);
+        return err_hint(e, ERR_INTERNAL, "the reason stands in the keeper's log", "the template's interpreter ended while it was being warmed up");
+    }
+    inject_deadline(10000);
+    int rc = seize_at_fork_point(z->pid, &regs, e);
+    if (!rc) rc = single_threaded(z->pid, e);
+    if (!rc) rc = map_stub(z->pid, &regs, e);
+    if (!rc) rc = task_set_regs(z->pid, &regs, e);
+    if (!rc) rc = image_capture(&z->image, z->pid, e);
+    if (!rc && ptrace(PTRACE_SETSIGMASK, z->pid, sizeof all, &all)) rc = err_sys(e, errno, "block the zygote's signals");
+    if (!rc) rc = unregister_rseq(z, e);
+    inject_deadline(0);
+    if (rc) {
+        zygote_kill(z);
+        return -1;
+    }
+    z->ready = true;
+    (void)snprintf(z->image.cwd, sizeof z->image.cwd, "/");
+    log_info("zygote %s of template %.12s ready after %lld ms", z->language == KEEPER_PYTHON ? "python" : "shell", z->template_id,
+             (long long)(monotonic_us() - z->started_us) / 1000);
+    return 0;
+}
+
+void zygote_kill(struct zygote *z) {
+    if (z->pid) kill(z->pid, SIGKILL);
+}
+
+void zygote_reaped(struct zygote *z) {
+    close_fd(&z->ready_fd);
+    image_free(&z->image);
+    *z = (struct zygote){.ready_fd = -1};
+}

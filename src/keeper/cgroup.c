@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -161,6 +162,10 @@ int cgroup_open(const char *state_dir, uint32_t *features, struct err *e) {
     own_group(NULL, own, sizeof own);
     if (make_instance(mount, own, instance, v2, sizeof v2, e)) return -1;
     enable_v2_controllers(mount, own);
+    /* Without this a move between groups now and then waits for an RCU grace period: 10 to 25 ms of a create (measured); with it, Linux 6.0+
+     * pays a little at every fork and exit instead. The option belongs to the hierarchy, not to this mount. */
+    if (mount(NULL, mount, NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RELATIME, "favordynmods"))
+        log_info("cgroup option favordynmods is not to be had (%s): creates are slower", strerror(errno));
     *features |= KEEPER_HAS_CGROUP_KILL;
     for (int c = 0; c < CONTROLLERS; c++) {
         if (!on_v2[c] && find_mount("cgroup", controller_name[c], mount, sizeof mount)) {

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include "base/err.h"
+#include "wire/context_proto.h"
 #include "wire/keeper_proto.h"
 
 /* Host ids. OWNER owns every cell's user namespace and runs every sentinel; it lies outside all mapped ranges (sentinel.md). */
@@ -16,7 +17,7 @@
 #define CELL_UID_USER 1000  /* code of a cell */
 #define CELL_UID_GUEST 65533 /* cella-guest */
 
-#define FD_STUB (900 + 1) /* in a zygote at its start: the sealed code */
+#define FD_STUB (CONTEXT_FD + 1) /* in a zygote at its start: the sealed code */
 
 /* Layers of defence. All on, except in a build with -Dtest_layers=true, where --without NAME switches one off so that the hostile tests
  * can show that they fail without it. */

@@ -103,8 +103,8 @@ static struct cell *wanted(const struct keeper_request *q, struct err *e) {
     return c;
 }
 
-static struct zygote *warm(const struct keeper_request *q, struct err *e) {
-    struct zygote *z = zygote_find(q->template_id, (int)q->language);
+static struct zygote *warm(const char *template_id, uint32_t language, struct err *e) {
+    struct zygote *z = zygote_find(template_id, (int)language);
     if (z && z->ready) return z;
     err_set(e, ERR_UNAVAILABLE, "the template's interpreter is not warm");
     e->sys_errno = EAGAIN;
@@ -113,7 +113,7 @@ static struct zygote *warm(const struct keeper_request *q, struct err *e) {
 
 static int fill(struct cell *c, const struct keeper_request *q, struct err *e) {
     if (q->slot >= KEEPER_SLOTS) return err_set(e, ERR_INVALID, "no such slot");
-    struct zygote *z = warm(q, e);
+    struct zygote *z = warm(c->template_id, q->language, e);
     if (!z) return -1;
     int64_t t = monotonic_us();
     int rc = cell_fill(c, (int)q->slot, z, e);
@@ -127,7 +127,7 @@ static void do_cell_make(const struct keeper_request *q) {
     struct err e;
     struct cell *c = NULL;
     int64_t t = monotonic_us();
-    if (!q->language || warm(q, &e)) c = cell_make(q->id, q->template_id, &q->limits, &e);
+    if (!q->language || warm(q->template_id, q->language, &e)) c = cell_make(q->id, q->template_id, &q->limits, &e);
     report.cell_make_us_last = (uint64_t)(monotonic_us() - t);
     if (!c) {
         answer(&r, -1, &e, NULL, 0);

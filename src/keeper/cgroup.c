@@ -152,25 +152,25 @@ static void enable_v2_controllers(const char *mount, const char *own) {
 
 int cgroup_open(const char *state_dir, uint32_t *features, struct err *e) {
     static const uint32_t bit[CONTROLLERS] = {KEEPER_HAS_MEMORY, KEEPER_HAS_CPU, KEEPER_HAS_PIDS};
-    char mount[PATH_MAX], own[PATH_MAX], instance[32];
+    char point[PATH_MAX], own[PATH_MAX], instance[32];
     uint32_t hash = 2166136261u; /* FNV-1a: only a name that differs per state directory */
     for (const char *p = state_dir; *p; p++) hash = (hash ^ (uint8_t)*p) * 16777619u;
     (void)snprintf(instance, sizeof instance, "cella-%08x", hash);
 
-    if (!find_mount("cgroup2", NULL, mount, sizeof mount))
+    if (!find_mount("cgroup2", NULL, point, sizeof point))
         return err_hint(e, ERR_UNSUPPORTED, "mount it: mount -t cgroup2 none /sys/fs/cgroup/unified", "no cgroup v2 hierarchy is mounted");
     own_group(NULL, own, sizeof own);
-    if (make_instance(mount, own, instance, v2, sizeof v2, e)) return -1;
-    enable_v2_controllers(mount, own);
+    if (make_instance(point, own, instance, v2, sizeof v2, e)) return -1;
+    enable_v2_controllers(point, own);
     /* Without this a move between groups now and then waits for an RCU grace period: 10 to 25 ms of a create (measured); with it, Linux 6.0+
      * pays a little at every fork and exit instead. The option belongs to the hierarchy, not to this mount. */
-    if (mount(NULL, mount, NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RELATIME, "favordynmods"))
+    if (mount(NULL, point, NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RELATIME, "favordynmods"))
         log_info("cgroup option favordynmods is not to be had (%s): creates are slower", strerror(errno));
     *features |= KEEPER_HAS_CGROUP_KILL;
     for (int c = 0; c < CONTROLLERS; c++) {
-        if (!on_v2[c] && find_mount("cgroup", controller_name[c], mount, sizeof mount)) {
+        if (!on_v2[c] && find_mount("cgroup", controller_name[c], point, sizeof point)) {
             own_group(controller_name[c], own, sizeof own);
-            if (make_instance(mount, own, instance, v1[c], sizeof v1[c], e)) log_warn("no %s limits: %s", controller_name[c], e->text);
+            if (make_instance(point, own, instance, v1[c], sizeof v1[c], e)) log_warn("no %s limits: %s", controller_name[c], e->text);
         }
         if (on_v2[c] || v1[c][0]) *features |= bit[c];
     }

@@ -107,9 +107,7 @@ static void guest_main(const struct cell_start *s, int sync_fd) {
     static char *const argv[] = {"cella-guest", NULL}, *const environment[] = {NULL};
     struct err e;
     int guest_fd = -1;
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    child_signals();
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (!guest_prepare(s, &sync_fd, &guest_fd, &e)) {
         syscall(SYS_execveat, guest_fd, "", argv, environment, AT_EMPTY_PATH);

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <linux/mount.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,6 +136,13 @@ int host_open(const char *state, const char *contexts, const char *guest, struct
     if (host.landlock_abi) host.features |= KEEPER_HAS_LANDLOCK;
     raise_common_limits();
     return 0;
+}
+
+void child_signals(void) {
+    sigset_t none;
+    for (int signo = 1; signo < NSIG; signo++) (void)signal(signo, SIG_DFL); /* an ignored one would stay ignored across exec */
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 /* Both limits at `value`, or at the hard limit where that is lower: raising it takes a capability that a container may lack. */

@@ -45,6 +45,7 @@ int host_layer_off(const char *name);
 int host_template_fd(const char *template_id, struct err *);
 
 /* For the children that become a cell's PID 1 or a zygote. */
+void child_signals(void); /* every disposition at its default, nothing blocked */
 int child_rlimits(uint32_t open_files, struct err *);
 int child_drop_bounding(uint64_t keep, struct err *);
 int child_filter(struct err *); /* no_new_privs and the system call filter */

@@ -94,9 +94,7 @@ static void child_main(int template_fd, int language, int ready_fd) {
         [KEEPER_SHELL] = {"/bin/bash", "--noprofile", "--norc", "/usr/lib/cella/shell/kernel.sh", NULL},
     };
     struct err e;
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
+    child_signals();
     setsid();
     if (!cgroup_enter("zygotes", CGROUP_RUN, 0, &e) && !child_root(template_fd, &e) && !child_rlimits(BAKE_OPEN_FILES, &e) &&
         !child_descriptors(ready_fd, &e) && !child_identity(&e) && !child_filter(&e)) {

@@ -68,9 +68,9 @@ void pool_refill_all(struct process_driver *);
 void pool_close_all(struct process_driver *);
 
 /* ---- process_driver.c ---- */
-struct driver_cell *cell_new(struct process_driver *, const char *template_id, const struct cell_limits *);
-void cell_free(struct driver_cell *);
-struct keeper_request cell_request(const struct driver_cell *, uint32_t op);
+struct driver_cell *process_cell_new(struct process_driver *, const char *template_id, const struct cell_limits *);
+void process_cell_free(struct driver_cell *);
+struct keeper_request process_cell_request(const struct driver_cell *, uint32_t op);
 struct keeper_limits limits_to_keeper(const struct cell_limits *);
 /* Make sure the template's interpreter of this language is warm, then call back. */
 void zygote_ensure(struct process_driver *, const char *template_id, uint32_t language, void (*done)(void *arg, struct err *, bool cold), void *arg);

@@ -111,7 +111,7 @@ static void create_limit(struct create *c) {
         create_finish(c);
         return;
     }
-    struct keeper_request q = cell_request(c->cell, KEEPER_CELL_LIMITS);
+    struct keeper_request q = process_cell_request(c->cell, KEEPER_CELL_LIMITS);
     q.limits = limits_to_keeper(&c->limits);
     keeper_call(c->driver->keeper, &q, on_limits, c);
 }
@@ -128,7 +128,7 @@ static void take_descriptors(struct driver_cell *cell, const struct keeper_reply
 static void on_made(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
     struct create *c = arg;
     if (e) {
-        cell_free(c->cell);
+        process_cell_free(c->cell);
         create_fail(c, e);
         return;
     }
@@ -176,15 +176,15 @@ static void create_serve(struct create *c) {
     if ((c->cell = pop(c->pool, PLACE_EMPTY))) {
         d->from_empty++;
         c->from = "empty";
-        q = cell_request(c->cell, KEEPER_CONTEXT_MAKE);
+        q = process_cell_request(c->cell, KEEPER_CONTEXT_MAKE);
         q.language = KEEPER_PYTHON;
         keeper_call(d->keeper, &q, on_filled, c);
         return;
     }
     d->made++;
     c->from = "made";
-    c->cell = cell_new(d, c->pool->template_id, &c->limits);
-    q = cell_request(c->cell, KEEPER_CELL_MAKE);
+    c->cell = process_cell_new(d, c->pool->template_id, &c->limits);
+    q = process_cell_request(c->cell, KEEPER_CELL_MAKE);
     q.language = KEEPER_PYTHON;
     q.limits = limits_to_keeper(&c->limits);
     keeper_call(d->keeper, &q, on_made, c);
@@ -266,7 +266,7 @@ static void on_refilled(void *arg, struct err *e, const struct keeper_reply *r, 
     struct pool *p = f->pool;
     if (e) {
         log_warn("cannot keep cells ready: %s", e->text);
-        if (f->made) cell_free(f->cell);
+        if (f->made) process_cell_free(f->cell);
         else p->driver->base.ops->destroy(f->cell, NULL, NULL);
         p->failures++;
         if (e->sys_errno == EAGAIN) p->ready = false; /* the zygote is gone: the next create warms it again */
@@ -292,8 +292,8 @@ static void refill(struct pool *p) {
     *f = (struct refill){.pool = p, .place = want_filled ? PLACE_FILLED : PLACE_EMPTY};
     f->cell = want_filled ? pop(p, PLACE_EMPTY) : NULL;
     f->made = !f->cell;
-    if (f->made) f->cell = cell_new(d, p->template_id, &d->pool_limits);
-    struct keeper_request q = cell_request(f->cell, f->made ? KEEPER_CELL_MAKE : KEEPER_CONTEXT_MAKE);
+    if (f->made) f->cell = process_cell_new(d, p->template_id, &d->pool_limits);
+    struct keeper_request q = process_cell_request(f->cell, f->made ? KEEPER_CELL_MAKE : KEEPER_CONTEXT_MAKE);
     q.language = want_filled ? KEEPER_PYTHON : KEEPER_NONE;
     q.limits = limits_to_keeper(&d->pool_limits);
     p->refilling = true;

@@ -27,7 +27,7 @@ struct keeper_limits limits_to_keeper(const struct cell_limits *l) {
                                   .open_files = l->open_files};
 }
 
-struct driver_cell *cell_new(struct process_driver *d, const char *template_id, const struct cell_limits *limits) {
+struct driver_cell *process_cell_new(struct process_driver *d, const char *template_id, const struct cell_limits *limits) {
     struct driver_cell *c = calloc(1, sizeof *c);
     if (!c) abort();
     *c = (struct driver_cell){.driver = d, .place = PLACE_OUT, .limits = *limits, .guest_fd = -1, .python = {-1, -1, -1}, .next = d->cells};
@@ -38,7 +38,7 @@ struct driver_cell *cell_new(struct process_driver *d, const char *template_id, 
     return c;
 }
 
-void cell_free(struct driver_cell *c) {
+void process_cell_free(struct driver_cell *c) {
     pool_forget(c);
     close_fd(&c->guest_fd);
     close_fd(&c->python.control_fd);
@@ -56,7 +56,7 @@ static struct driver_cell *cell_by(struct process_driver *d, uint32_t index, uin
     return NULL;
 }
 
-struct keeper_request cell_request(const struct driver_cell *c, uint32_t op) {
+struct keeper_request process_cell_request(const struct driver_cell *c, uint32_t op) {
     struct keeper_request q = {.op = op, .cell = c->index, .serial = c->serial};
     memcpy(q.id, c->id, sizeof c->id);
     memcpy(q.template_id, c->template_id, sizeof c->template_id);
@@ -154,14 +154,14 @@ static void fill_send(struct fill *f) { keeper_call(f->driver->keeper, &f->reque
 static void context_make(struct driver_cell *c, int slot, const char *language, driver_context_done done, void *arg) {
     struct fill *f = calloc(1, sizeof *f);
     if (!f) abort();
-    *f = (struct fill){.driver = c->driver, .request = cell_request(c, KEEPER_CONTEXT_MAKE), .done = done, .arg = arg};
+    *f = (struct fill){.driver = c->driver, .request = process_cell_request(c, KEEPER_CONTEXT_MAKE), .done = done, .arg = arg};
     f->request.slot = (uint32_t)slot;
     f->request.language = !strcmp(language, "shell") ? KEEPER_SHELL : KEEPER_PYTHON;
     fill_send(f);
 }
 
 static void context_signal(struct driver_cell *c, int slot, int signo) {
-    struct keeper_request q = cell_request(c, KEEPER_CONTEXT_SIGNAL);
+    struct keeper_request q = process_cell_request(c, KEEPER_CONTEXT_SIGNAL);
     q.slot = (uint32_t)slot;
     q.signo = signo;
     simple_call(c->driver, &q, NULL, NULL);
@@ -170,14 +170,14 @@ static void context_signal(struct driver_cell *c, int slot, int signo) {
 /* ---- the rest of the contract ---- */
 
 static void set_limits(struct driver_cell *c, const struct cell_limits *l, driver_done done, void *arg) {
-    struct keeper_request q = cell_request(c, KEEPER_CELL_LIMITS);
+    struct keeper_request q = process_cell_request(c, KEEPER_CELL_LIMITS);
     q.limits = limits_to_keeper(l);
     c->limits = *l;
     simple_call(c->driver, &q, done, arg);
 }
 
 static void freeze(struct driver_cell *c, uint32_t on, driver_done done, void *arg) {
-    struct keeper_request q = cell_request(c, KEEPER_CELL_FREEZE);
+    struct keeper_request q = process_cell_request(c, KEEPER_CELL_FREEZE);
     q.on = on;
     simple_call(c->driver, &q, done, arg);
 }
@@ -201,7 +201,7 @@ static void on_stats(void *arg, struct err *e, const struct keeper_reply *r, con
 }
 
 static void stats(struct driver_cell *c, driver_stats_done done, void *arg) {
-    struct keeper_request q = cell_request(c, KEEPER_CELL_STATS);
+    struct keeper_request q = process_cell_request(c, KEEPER_CELL_STATS);
     struct stats_call *s = calloc(1, sizeof *s);
     if (!s) abort();
     *s = (struct stats_call){done, arg};
@@ -219,7 +219,7 @@ static void on_destroyed(void *arg, struct err *e, const struct keeper_reply *r,
     (void)r, (void)fds, (void)n;
     bool gone = e && (e->sys_errno == ENOENT || !strcmp(e->code, ERR_LOST)); /* it died by itself meanwhile, or with the keeper */
     if (s->done) s->done(s->arg, gone ? NULL : e);
-    cell_free(s->cell);
+    process_cell_free(s->cell);
     free(s);
 }
 
@@ -229,7 +229,7 @@ static void destroy(struct driver_cell *c, driver_done done, void *arg) {
     *s = (struct destroy_call){c, done, arg};
     pool_forget(c);
     c->dying = true;
-    struct keeper_request q = cell_request(c, KEEPER_CELL_DESTROY);
+    struct keeper_request q = process_cell_request(c, KEEPER_CELL_DESTROY);
     keeper_call(c->driver->keeper, &q, on_destroyed, s);
 }
 
@@ -253,7 +253,7 @@ static void found(struct process_driver *d, const struct keeper_reply *r, const 
     struct context_ends ends[DRIVER_SLOTS];
     size_t at = 1;
     if (n < 1) return;
-    struct driver_cell *c = cell_new(d, r->template_id, &d->pool_limits);
+    struct driver_cell *c = process_cell_new(d, r->template_id, &d->pool_limits);
     c->index = r->cell;
     c->serial = r->serial;
     (void)snprintf(c->id, sizeof c->id, "%s", r->id);
@@ -279,7 +279,7 @@ static void context_exit(struct process_driver *d, struct driver_cell *c, const 
 static void cell_gone(struct process_driver *d, struct driver_cell *c, enum cell_fate fate) {
     if (c->dying) return; /* the answer to destroy() frees it */
     if (c->place == PLACE_OUT) d->listener.on_cell_gone(d->listener.arg, c, fate);
-    cell_free(c);
+    process_cell_free(c);
 }
 
 static void on_event(void *arg, const struct keeper_reply *r, const int *fds, size_t n) {
@@ -368,7 +368,7 @@ static void on_closed(uv_handle_t *h) {
 static void driver_close(struct driver *base) {
     struct process_driver *d = self(base);
     keeper_client_close(d->keeper);
-    while (d->cells) cell_free(d->cells);
+    while (d->cells) process_cell_free(d->cells);
     pool_close_all(d);
     uv_idle_stop(&d->turn);
     uv_timer_stop(&d->refill_timer);

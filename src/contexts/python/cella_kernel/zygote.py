@@ -1,0 +1,63 @@
+"""What happens once per template: import what most programs need, so that every copy has it already."""
+import gc
+import importlib
+import os
+import signal
+import sys
+
+LIBRARIES = ("numpy", "pandas", "scipy", "matplotlib.pyplot", "requests", "PIL.Image")
+ENVIRONMENT = "/etc/cella/environment"
+PRELOAD = "/etc/cella/preload.py"
+
+
+def import_libraries():
+    """A library that the template does not have, or whose import fails, is not there for the user's code either."""
+    for name in LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass
+        except Exception as e:
+            print("preloading %s failed: %s: %s" % (name, type(e).__name__, e), file=sys.stderr)
+
+
+def load_environment(path=ENVIRONMENT):
+    """NAME=VALUE per line; empty lines and lines with # in front are skipped."""
+    try:
+        lines = open(path, encoding="utf-8").read().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        name, equals, value = line.strip().partition("=")
+        if name and equals and not name.startswith("#"):
+            os.environ[name] = value
+
+
+def run_preload(namespace, path=PRELOAD):
+    """The template's own code, in the user's namespace: what it defines is there in every context."""
+    try:
+        source = open(path, encoding="utf-8").read()
+    except FileNotFoundError:
+        return
+    exec(compile(source, path, "exec"), namespace)
+
+
+def settle():
+    """Before the fork point: garbage away, and what stays is kept out of the collector (its pages stay shared)."""
+    gc.collect()
+    gc.freeze()
+
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+def wait_to_be_copied(ready_fd):
+    """The fork point. The template's process never returns from pause(); its copies do."""
+    import ctypes
+
+    before_fork = ctypes.pythonapi.PyOS_BeforeFork  # pairs with the PyOS_AfterFork_Child of wake.py
+    os.write(ready_fd, b"Z")
+    os.close(ready_fd)
+    before_fork()
+    signal.pause()

@@ -1,0 +1,73 @@
+"""Start of the Python context of a cell. See cella_kernel/__init__.py.
+
+    python3 -X utf8 kernel.py
+
+Descriptors: 0 /dev/null, 1 the pipe on which one byte 'Z' says "ready to be copied", 2 the log. A copy has the pipes of
+its own context at 1 and 2, and the context stream at 60. With CELLA_KERNEL_DIRECT=1 nothing is copied: 1, 2 and 60
+are the context's from the start.
+
+Exit codes: 0 the stream ended, 1 could not start, 3 the peer broke the protocol.
+"""
+import os
+import sys
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[0] = here
+    direct = os.environ.pop("CELLA_KERNEL_DIRECT", "") == "1"
+    if not direct:
+        ready = os.dup(1)
+        os.set_inheritable(ready, False)
+        os.dup2(2, 1)  # what a library prints while it is imported belongs to the log
+
+    from cella_kernel import commands, execute, interrupt, serve, shell, streams, wake, wire, zygote
+
+    sys.path[0] = ""  # like an interactive Python: the working directory
+    sys.argv = [""]
+    output = streams.Output()
+    stream = wire.Stream()
+    if direct:
+        os.set_inheritable(stream.fd, False)
+    os.system = commands.system
+    gate = interrupt.Gate(stream.readable)
+    gate.install()
+    the_shell = shell.make_shell()
+    executor = execute.Executor(the_shell, stream, gate, output)
+    server = serve.Server(stream, gate, output, executor)
+    zygote.import_libraries()
+    zygote.load_environment()
+    zygote.run_preload(the_shell.user_ns)
+    executor.warm_up()
+    zygote.settle()
+
+    if not direct:
+        if zygote.threads() != 1:
+            output.error_text("not ready: %d threads run; a template must be single-threaded\n" % zygote.threads())
+            return 1
+        zygote.wait_to_be_copied(ready)
+        wake.after_copy()
+        wake.new_entropy()
+        wake.enter_workspace()
+    executor.awake()
+    try:
+        server.ready()
+        server.run()
+    except wire.Closed:
+        return 0
+    except wire.Malformed as e:
+        output.error_text("context stream: %s\n" % e)
+        return 3
+
+
+if __name__ == "__main__":
+    code = 1
+    try:
+        code = main()
+    except BaseException:
+        import traceback
+
+        os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
+    finally:
+        # Not sys.exit: threads and atexit functions of the user's code must not keep the process.
+        os._exit(code)

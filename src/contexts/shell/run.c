@@ -1,0 +1,157 @@
+/* Runs the user's code in this bash and says how it ended. */
+#include "contexts/shell/cella_shell.h"
+
+#include "wire/context_proto.h"
+
+#include <config.h>
+
+#include <bashtypes.h>
+#include <errno.h>
+#include <poll.h>
+#include <shell.h>
+#include <builtins/common.h>
+#include <jobs.h>
+#include <quit.h>
+#include <sig.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* From trap.h, execute_cmd.h and flags.h, which the header package leaves out. */
+extern char *trap_list[];
+extern int signal_is_trapped(int);
+extern void restore_default_signal(int);
+extern SigHandler *trap_to_sighandler(int);
+extern void top_level_cleanup(void);
+extern int read_but_dont_execute, variable_context, executing_builtin, evalnest, sourcenest, funcnest;
+extern int no_exit_on_failed_exec, last_command_exit_value;
+#define EXIT_TRAP 0
+
+enum { IDLE, ARMED, RUNNING };
+
+static volatile sig_atomic_t mode = IDLE;
+static volatile sig_atomic_t interrupted; /* a SIGINT counts for the execution that runs or is about to run */
+static pid_t self;
+
+static bool packet_waits(void) {
+    struct pollfd p = {.fd = CONTEXT_FD, .events = POLLIN};
+    return poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
+}
+
+/* bash does not pass a signal on to what it waits for: a terminal would. With job control (wake.c) each foreground
+ * pipeline is a process group; command substitutions are in the shell's own group. Background jobs are in neither. */
+static void signal_children(void) {
+    pid_t last = last_made_pid;
+    siginfo_t info;
+    if (last > 1 && last != last_asynchronous_pid && waitid(P_PID, (id_t)last, &info, WEXITED | WNOHANG | WNOWAIT) == 0) {
+        pid_t group = getpgid(last);
+        if (group > 1 && group != getpgrp()) kill(-group, SIGINT);
+    }
+    if (getpgrp() == self) kill(0, SIGINT);
+}
+
+static void on_sigint(int number, siginfo_t *info, void *context) {
+    (void)context;
+    int saved = errno;
+    if (getpid() != self) { /* a child between fork and exec */
+        signal(number, SIG_DFL);
+        raise(number);
+    } else if (info->si_pid != self) { /* not our own kill(0) */
+        if (mode == RUNNING) {
+            interrupted = 1;
+            signal_children();
+            sigint_sighandler(number);
+        } else if (mode == ARMED || packet_waits()) {
+            interrupted = 1;
+        }
+    }
+    errno = saved;
+}
+
+static void install(void) {
+    struct sigaction act = {.sa_sigaction = on_sigint, .sa_flags = SA_SIGINFO};
+    sigset_t only;
+    sigaction(SIGINT, &act, NULL);
+    sigemptyset(&only);
+    sigaddset(&only, SIGINT);
+    sigprocmask(SIG_UNBLOCK, &only, NULL);
+}
+
+void interrupts_idle(void) {
+    self = getpid();
+    mode = IDLE;
+    install();
+}
+
+void interrupts_arm(void) { mode = ARMED; }
+
+void interrupts_forget(void) {
+    if (!packet_waits()) interrupted = 0;
+}
+
+/* Run the code until it ends or jumps out; returns the jump's code, 0 for the plain end. */
+static int run_to_end(const char *code, size_t n, int *result) {
+    char *copy = xmalloc(n + 1); /* parse_and_execute frees it */
+    memcpy(copy, code, n);
+    copy[n] = 0;
+    int jump = setjmp_sigs(top_level);
+    if (jump == 0)
+        *result = parse_and_execute(copy, "bash", SEVAL_NOHIST | SEVAL_NOHISTEXP | SEVAL_RESETLINE);
+    else
+        *result = last_command_exit_value;
+    return jump;
+}
+
+/* Leave nothing of a jump behind: function contexts, loops, half a parse. */
+static void tidy(int jump) {
+    if (jump) {
+        top_level_cleanup();
+        if (variable_context) reset_local_contexts();
+        variable_context = 0;
+        reset_parser();
+    }
+    executing_builtin = evalnest = sourcenest = funcnest = 0;
+    read_but_dont_execute = 0; /* set -n could never be undone */
+    interrupt_state = 0;
+}
+
+static int run_exit_trap_once(int exit_code) {
+    if (!signal_is_trapped(EXIT_TRAP) || !trap_list[EXIT_TRAP]) return exit_code;
+    char *code = strdup(trap_list[EXIT_TRAP]);
+    restore_default_signal(EXIT_TRAP);
+    if (!code) return exit_code;
+    int result;
+    last_command_exit_value = exit_code;
+    int jump = run_to_end(code, strlen(code), &result);
+    tidy(jump);
+    free(code);
+    return jump == EXITBLTIN || jump == EXITPROG ? result : exit_code;
+}
+
+enum outcome run_code(const char *code, size_t n, int *exit_code) {
+    int jump = 0, result = 2;
+    no_exit_on_failed_exec = 1; /* `exec nosuch` fails like any command */
+    interrupt_state = 0;
+    if (signal_is_trapped(SIGINT)) set_signal_handler(SIGINT, trap_to_sighandler(SIGINT));
+    mode = RUNNING;
+    if (interrupted)
+        result = 128 + SIGINT;
+    else if (memchr(code, 0, n))
+        fprintf(stderr, "bash: the code contains a NUL byte\n");
+    else
+        jump = run_to_end(code, n, &result);
+    if (getpid() != self) _exit(last_command_exit_value & 0xFF); /* a child that jumped out of its own error */
+    bool stopped = interrupted || interrupt_state;
+    mode = ARMED;
+    tidy(jump);
+    result &= 0xFF;
+    if (jump == EXITBLTIN) result = run_exit_trap_once(result) & 0xFF;
+    if (getpid() != self) _exit(last_command_exit_value & 0xFF);
+    interrupted = 0;
+    *exit_code = last_command_exit_value = stopped && result == 0 ? 128 + SIGINT : result;
+    if (stopped) return OUTCOME_INTERRUPTED;
+    if (jump == EXITBLTIN) return OUTCOME_EXIT;
+    return result ? OUTCOME_ERROR : OUTCOME_OK;
+}

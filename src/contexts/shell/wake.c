@@ -1,0 +1,84 @@
+/* A copy of the template's shell becomes a shell of its own. */
+#include "contexts/shell/cella_shell.h"
+
+#include <config.h>
+
+#include <bashtypes.h>
+#include <shell.h>
+#include <jobs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+extern pid_t dollar_dollar_pid;
+extern time_t shell_start_time;
+extern char *current_host_name;
+extern int expand_aliases, executing_builtin;
+extern int change_flag(int, int);
+extern void seedrand(void);
+extern void seedrand32(void);
+extern void set_ppid(void);
+extern void clear_unwind_protect_list(int);
+extern void initialize_terminating_signals(void);
+
+void wait_to_be_copied(void) {
+    if (write(STDOUT_FILENO, "Z", 1) != 1) _exit(1);
+    pause(); /* the template is stopped in here for good */
+}
+
+/* Set a readonly number like UID. */
+static void set_number(const char *name, long value) {
+    SHELL_VAR *v = find_variable(name);
+    if (!v) return;
+    FREE(value_cell(v));
+    var_setvalue(v, itos(value));
+}
+
+static void set_user(void) {
+    current_user.uid = getuid();
+    current_user.euid = geteuid();
+    current_user.gid = getgid();
+    current_user.egid = getegid();
+    set_number("UID", (long)current_user.uid);
+    set_number("EUID", (long)current_user.euid);
+}
+
+static void set_host_name(void) {
+    char name[256] = "";
+    if (gethostname(name, sizeof name - 1) < 0) return;
+    FREE(current_host_name);
+    current_host_name = savestring(name);
+    bind_variable("HOSTNAME", name, 0);
+}
+
+/* Error messages begin with "bash: line N:", as for any program given to bash. */
+static void set_names(void) {
+    FREE(dollar_vars[0]);
+    dollar_vars[0] = savestring("bash");
+    SHELL_VAR *source = find_variable("BASH_SOURCE");
+    if (source && array_p(source)) array_insert(array_cell(source), 0, "bash");
+}
+
+/* A process group of its own, then job control: so a foreground command can be told from a background job. */
+static void set_groups(void) {
+    if (setsid() < 0) setpgid(0, 0); /* EPERM: leads a group already */
+    change_flag('m', '-');
+}
+
+void wake_up(void) {
+    dollar_dollar_pid = getpid();
+    set_ppid();
+    set_user();
+    set_host_name();
+    set_names();
+    set_groups();
+    seedrand();
+    seedrand32();
+    shell_start_time = time(NULL); /* SECONDS */
+    expand_aliases = 1;
+    initialize_terminating_signals(); /* now, or an EXIT trap would do it later and take SIGINT back */
+    /* The builtin never returns to the script that called it: forget what it would clean up there. */
+    clear_unwind_protect_list(0);
+    executing_builtin = 0;
+}

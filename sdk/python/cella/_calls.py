@@ -1,0 +1,215 @@
+"""The API's requests, one function each: no I/O, so that a synchronous and an asynchronous client share them."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from urllib.parse import quote
+
+from ._transport import ANSWER_SECONDS, Body, Call
+
+#: Seconds added to a timeout the daemon enforces, before the client gives up on the answer.
+SLACK_SECONDS = 30.0
+Command = Union[str, Sequence[str]]
+
+
+def _some(**fields: Any) -> Dict[str, Any]:
+    """The fields that were given."""
+    return {k: v for k, v in fields.items() if v is not None}
+
+
+def box(sandbox_id: str, rest: str = "") -> str:
+    return f"/v1/sandboxes/{quote(sandbox_id, safe='')}{rest}"
+
+
+def _segment(text: Any) -> str:
+    return quote(str(text), safe="")
+
+
+# ---- sandboxes ----
+
+
+def create(fields: Mapping[str, Any]) -> Call:
+    # A first create on a host bakes the template's warm image, which takes as long as importing its libraries.
+    return Call("POST", "/v1/sandboxes", json=_some(**fields), wait_seconds=300.0)
+
+
+def list_sandboxes(metadata: Optional[Mapping[str, str]]) -> Call:
+    params = {"metadata": [f"{k}={v}" for k, v in (metadata or {}).items()]}
+    return Call("GET", "/v1/sandboxes", params=params)
+
+
+def describe(sandbox_id: str) -> Call:
+    return Call("GET", box(sandbox_id))
+
+
+def delete(sandbox_id: str) -> Call:
+    return Call("DELETE", box(sandbox_id))
+
+
+def pause(sandbox_id: str) -> Call:
+    return Call("POST", box(sandbox_id, "/pause"))
+
+
+def resume(sandbox_id: str) -> Call:
+    return Call("POST", box(sandbox_id, "/resume"))
+
+
+def lifecycle(sandbox_id: str, patch: Mapping[str, Any]) -> Call:
+    return Call("PATCH", box(sandbox_id, "/lifecycle"), json=dict(patch))
+
+
+def stats(sandbox_id: str) -> Call:
+    return Call("GET", box(sandbox_id, "/metrics"))
+
+
+def logs(sandbox_id: str, stream: str) -> Call:
+    return Call("GET", box(sandbox_id, "/logs"), params={"stream": stream})
+
+
+# ---- code ----
+
+
+def execute(
+    sandbox_id: str,
+    code: str,
+    language: Optional[str],
+    context_id: Optional[str],
+    timeout_seconds: Optional[float],
+    env: Optional[Mapping[str, str]],
+    svg: bool,
+    stream: bool,
+) -> Call:
+    body = _some(code=code, language=language, context_id=context_id, timeout_seconds=timeout_seconds)
+    if env:
+        body["env"] = dict(env)
+    if svg:
+        body["svg"] = True
+    if stream:
+        body["stream"] = True
+    # Without a timeout of its own the code may run, silently, as long as it likes; and executions queue.
+    headers = {"Accept": "application/x-ndjson"} if stream else {}
+    return Call("POST", box(sandbox_id, "/execute"), json=body, headers=headers, wait_seconds=None)
+
+
+def execution(sandbox_id: str, execution_id: str) -> Call:
+    return Call("GET", box(sandbox_id, f"/executions/{_segment(execution_id)}"))
+
+
+def execution_input(sandbox_id: str, execution_id: str, line: Optional[str]) -> Call:
+    body: Dict[str, Any] = {"eof": True} if line is None else {"input": line}
+    return Call("POST", box(sandbox_id, f"/executions/{_segment(execution_id)}/input"), json=body)
+
+
+def execution_interrupt(sandbox_id: str, execution_id: str) -> Call:
+    return Call("POST", box(sandbox_id, f"/executions/{_segment(execution_id)}/interrupt"))
+
+
+def context_create(sandbox_id: str, language: str, cwd: Optional[str], env: Optional[Mapping[str, str]]) -> Call:
+    body = _some(language=language, cwd=cwd, env=dict(env) if env else None)
+    return Call("POST", box(sandbox_id, "/contexts"), json=body)
+
+
+def context_list(sandbox_id: str) -> Call:
+    return Call("GET", box(sandbox_id, "/contexts"))
+
+
+def context(sandbox_id: str, context_id: str) -> Call:
+    return Call("GET", box(sandbox_id, f"/contexts/{_segment(context_id)}"))
+
+
+def context_action(sandbox_id: str, context_id: str, action: str) -> Call:
+    """action: "interrupt" or "restart"."""
+    return Call("POST", box(sandbox_id, f"/contexts/{_segment(context_id)}/{action}"))
+
+
+def context_delete(sandbox_id: str, context_id: str) -> Call:
+    return Call("DELETE", box(sandbox_id, f"/contexts/{_segment(context_id)}"))
+
+
+# ---- processes ----
+
+
+def exec_(
+    sandbox_id: str,
+    cmd: Command,
+    cwd: Optional[str],
+    env: Optional[Mapping[str, str]],
+    stdin: Optional[str],
+    timeout_seconds: Optional[float],
+    background: bool = False,
+    user: Optional[str] = None,
+    stream: bool = False,
+) -> Call:
+    body = _some(
+        cmd=cmd if isinstance(cmd, str) else list(cmd),
+        cwd=cwd,
+        env=dict(env) if env else None,
+        stdin=stdin,
+        timeout_seconds=timeout_seconds,
+        user=user,
+    )
+    if background:
+        body["background"] = True
+    wait = ANSWER_SECONDS if background else None
+    if stream:
+        headers = {"Accept": "text/event-stream"}
+        return Call("POST", box(sandbox_id, "/exec/stream"), json=body, headers=headers, wait_seconds=wait)
+    return Call("POST", box(sandbox_id, "/exec"), json=body, wait_seconds=wait)
+
+
+def processes(sandbox_id: str) -> Call:
+    return Call("GET", box(sandbox_id, "/processes"))
+
+
+def process(sandbox_id: str, process_id: Union[str, int]) -> Call:
+    return Call("GET", box(sandbox_id, f"/processes/{_segment(process_id)}"))
+
+
+def process_signal(sandbox_id: str, process_id: Union[str, int], signal: int) -> Call:
+    return Call("POST", box(sandbox_id, f"/processes/{_segment(process_id)}/signal"), json={"signal": signal})
+
+
+# ---- files ----
+
+
+def file_read(sandbox_id: str, path: str) -> Call:
+    headers = {"Accept": "application/octet-stream, application/json"}
+    return Call("GET", box(sandbox_id, "/fs"), params={"path": path}, headers=headers, files=True)
+
+
+def file_write(sandbox_id: str, path: str, content: Body, mode: Optional[int]) -> Call:
+    params = _some(path=path, mode=None if mode is None else format(mode, "04o"))
+    headers = {"Content-Type": "application/octet-stream"}
+    return Call("PUT", box(sandbox_id, "/fs"), params=params, content=content or b"", headers=headers, files=True)
+
+
+def file_remove(sandbox_id: str, path: str, recursive: bool) -> Call:
+    params = _some(path=path, recursive="true" if recursive else None)
+    return Call("DELETE", box(sandbox_id, "/fs"), params=params, files=True)
+
+
+def file_stat(sandbox_id: str, path: str) -> Call:
+    return Call("GET", box(sandbox_id, "/fs/stat"), params={"path": path}, files=True)
+
+
+def file_list(sandbox_id: str, path: str, depth: int) -> Call:
+    return Call("GET", box(sandbox_id, "/fs/dir"), params={"path": path, "depth": depth}, files=True)
+
+
+def file_mkdir(sandbox_id: str, path: str, parents: bool) -> Call:
+    return Call("POST", box(sandbox_id, "/fs/mkdir"), json={"path": path, "parents": parents}, files=True)
+
+
+def file_move(sandbox_id: str, source: str, target: str, overwrite: bool) -> Call:
+    body = {"from": source, "to": target, "overwrite": overwrite}
+    return Call("POST", box(sandbox_id, "/fs/move"), json=body, files=True)
+
+
+def tar_read(sandbox_id: str, path: str) -> Call:
+    headers = {"Accept": "application/x-tar, application/json"}
+    return Call("GET", box(sandbox_id, "/fs/tar"), params={"path": path}, headers=headers, files=True)
+
+
+def tar_write(sandbox_id: str, path: str, content: Body) -> Call:
+    headers = {"Content-Type": "application/x-tar"}
+    return Call("PUT", box(sandbox_id, "/fs/tar"), params={"path": path}, content=content or b"", headers=headers, files=True)

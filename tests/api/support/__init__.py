@@ -1,0 +1,1 @@
+"""What the black-box tests, the soak and the benchmarks share."""

@@ -24,6 +24,8 @@ struct world_config {
     int64_t ttl_default_ms;         /* 0: no limit */
     int64_t idle_timeout_default_ms; /* 0: none */
     int64_t execute_timeout_default_ms;
+    int64_t timeout_grace_ms;        /* between SIGINT and SIGKILL after a timeout; 0: 2 s */
+    int64_t interrupt_grace_ms;      /* the same after an interrupt that was asked for; 0: 5 s */
     uint64_t output_bytes_max;      /* kept and sent per stream and execution; the rest is counted as dropped */
 };
 
@@ -32,7 +34,8 @@ void world_config_defaults(struct world_config *);
 struct world *world_open(const struct world_config *, struct err *);
 /* Take over the cells that survived the last daemon, then call done. Requests are served only afterwards. */
 void world_start(struct world *, void (*done)(void *arg, struct err *), void *arg);
-/* Let go of the cells (they live on) and free everything. */
+/* Let go of the cells (they live on) and free everything, without another callback. Holders of cells (cell_hold) and of
+ * subscriptions let go before. */
 void world_close(struct world *);
 
 /* Counters and gauges for /metrics: {"cells":{"running":n,…},"created_total":n,…,"driver":{…}}. */

@@ -3,6 +3,7 @@
  * Rows carry JSON text where the domain alone knows the shape. */
 #pragma once
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -10,6 +11,9 @@
 struct store;
 struct store *store_open(const char *path, struct err *); /* creates and migrates */
 void store_close(struct store *);
+/* Everything between the two is one commit: for a batch of rows that belong to one moment. Do not nest. */
+void store_begin(struct store *);
+void store_commit(struct store *);
 
 /* cells: what a daemon needs to take over a living cell */
 int store_cell_put(struct store *, const char *id, const char *json, struct err *); /* insert or replace */

@@ -1,0 +1,78 @@
+#include "api/api.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/guard.h"
+#include "api/metrics.h"
+#include "api/reply.h"
+#include "api/router.h"
+#include "base/clock.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "cell/cell.h"
+
+const char *api_owner(const struct request *rq) { return rq->key_id[0] ? rq->key_id : NULL; }
+
+/* Path and query of the raw request target. */
+static int split_target(struct request *rq, struct err *e) {
+    char *query = strchr(rq->path, '?');
+    if (rq->path[0] != '/') return err_set(e, ERR_INVALID, "the request target must start with a slash");
+    if (query) *query++ = 0;
+    return query_parse(&rq->query, query, e);
+}
+
+/* Another key's cell does not exist for this one. */
+static int find_cell(struct request *rq, struct err *e) {
+    struct api *api = api_of(rq);
+    const char *id = rq->match.params[0];
+    const char *hint = "GET /v1/sandboxes lists the ones there are";
+    if (!id_valid(id, "sbx_")) return err_hint(e, ERR_NOT_FOUND, hint, "sandbox not found");
+    struct cell *cell = cell_find(api->world, id, e);
+    if (!cell) return -1;
+    const char *owner = api_owner(rq);
+    if (owner && strcmp(cell_owner(cell), owner) != 0) return err_hint(e, ERR_NOT_FOUND, hint, "sandbox not found");
+    rq->cell = cell_hold(cell);
+    cell_touch(cell);
+    return 0;
+}
+
+static int admit(struct request *rq, unsigned *status, char allow[static 64], struct err *e) {
+    struct api *api = api_of(rq);
+    if (guard_size(rq, status, e) < 0 || guard_host(rq, e) < 0 || split_target(rq, e) < 0) return -1;
+    if (route_find(routes, routes_count, rq->method, rq->path, &rq->match, allow, e) < 0) return -1;
+    const struct route *route = rq->match.route;
+    if (guard_key(rq, route->auth, e) < 0) return -1;
+    if (!api->ready && route->auth != AUTH_OPEN)
+        return err_hint(e, ERR_UNAVAILABLE, "try again in a moment", "the daemon is still taking over its cells");
+    return route->scope == SCOPE_CELL ? find_cell(rq, e) : 0;
+}
+
+void api_begin(struct request *rq) {
+    struct err e;
+    unsigned status = 0;
+    char allow[64] = "";
+    if (admit(rq, &status, allow, &e) < 0) {
+        if (allow[0] && strcmp(rq->method, "OPTIONS") == 0) reply_empty(rq, 204);
+        else if (status) reply_err_as(rq, status, &e);
+        else reply_err(rq, &e);
+        if (allow[0]) reply_header(rq, "Allow", allow);
+        if (rq->status == 401) reply_header(rq, "WWW-Authenticate", "Bearer realm=\"cella\"");
+        return;
+    }
+    rq->body_policy = rq->match.route->body;
+    if (rq->body_policy == BODY_STREAM) rq->match.route->handler(rq);
+}
+
+void api_run(struct request *rq) { rq->match.route->handler(rq); }
+
+void api_over(struct request *rq) {
+    struct api *api = api_of(rq);
+    int64_t us = monotonic_us() - rq->started_us;
+    metrics_request(api->metrics, rq->match.route, rq->status, us);
+    log_debug("%s %s %u %ld us", rq->method, rq->match.route ? rq->match.route->pattern : "-", rq->status, us);
+}
+
+void api_freed(struct request *rq) {
+    if (rq->cell) cell_release(rq->cell);
+}

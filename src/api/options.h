@@ -1,0 +1,31 @@
+/* options.h: the daemon's settings, from the command line and from a file of "name = value" lines. */
+#pragma once
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "api/api.h"
+#include "api/http_server.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "cell/world.h"
+
+struct daemon_options {
+    const char *state_dir, *keeper_socket, *config_file, *port_file, *warm;
+    const char *allowed_hosts[ALLOWED_HOSTS_MAX];
+    unsigned allowed_hosts_count;
+    bool require_key;
+    enum log_level log_level;
+    struct http_config http;   /* listen and the limits of clients */
+    struct world_config world; /* the defaults and limits of cells */
+    long long pool_filled, pool_empty; /* -1: the driver's own choice */
+};
+
+void options_defaults(struct daemon_options *);
+/* Read argv[1..]. A --config file is read first, so that the command line has the last word. Strings point into argv
+ * or stay allocated for the life of the program. invalid_request. */
+int options_parse(struct daemon_options *, int argc, char **argv, struct err *);
+/* One setting by name ("listen"), as it stands in a file or behind "--". */
+int option_set(struct daemon_options *, const char *name, const char *value, struct err *);
+int options_read_file(struct daemon_options *, const char *path, struct err *);
+/* Every setting with its meaning, for --help. */
+void options_help(FILE *, const char *program);

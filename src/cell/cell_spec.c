@@ -1,0 +1,99 @@
+#include "cell/cell_spec.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cell/template.h"
+
+#define METADATA_PAIRS 64
+#define METADATA_BYTES 16384
+
+static int seconds_or_null(struct json_object *body, const char *key, int64_t *out, bool *said, struct err *err) {
+    struct json_object *v;
+    *said = json_object_object_get_ex(body, key, &v);
+    if (*said && !v) *out = 0;
+    return body_seconds(body, key, out, err);
+}
+
+int cell_spec_times(struct json_object *body, int64_t *ttl_ms, int64_t *idle_ms, bool *ttl_said, struct err *err) {
+    bool idle_said;
+    if (seconds_or_null(body, "ttl_seconds", ttl_ms, ttl_said, err) < 0) return -1;
+    return seconds_or_null(body, "idle_timeout_seconds", idle_ms, &idle_said, err);
+}
+
+int cell_spec_metadata(struct json_object *body, struct json_object **out, struct err *err) {
+    if (body_map(body, "metadata", false, out, err) < 0) return -1;
+    if (*out && (json_object_object_length(*out) > METADATA_PAIRS || strlen(json_object_to_json_string(*out)) > METADATA_BYTES))
+        return err_set(err, ERR_TOO_LARGE, "metadata holds more than %d pairs or %d bytes", METADATA_PAIRS, METADATA_BYTES);
+    return 0;
+}
+
+/* What a later version brings is refused, not ignored. */
+static int refuse_unsupported(struct json_object *body, struct err *err) {
+    bool persistent = false;
+    const char *word = NULL;
+    if (body_bool(body, "persistent", &persistent, err) < 0) return -1;
+    if (persistent) return err_set(err, ERR_UNSUPPORTED, "persistent sandboxes are not in this version");
+    if (body_get(body, "from_snapshot")) return err_set(err, ERR_UNSUPPORTED, "snapshots are not in this version");
+    if (body_text(body, "on_timeout", &word, err) < 0) return -1;
+    if (word && strcmp(word, "delete") != 0) return err_set(err, ERR_UNSUPPORTED, "on_timeout can only be \"delete\" in this version");
+    struct json_object *network = body_get(body, "network");
+    if (!network) return 0;
+    if (!json_object_is_type(network, json_type_object)) return err_set(err, ERR_INVALID, "network must be an object");
+    word = "none";
+    if (body_text(network, "mode", &word, err) < 0) return -1;
+    if (strcmp(word, "allowlist") == 0 || strcmp(word, "open") == 0)
+        return err_set(err, ERR_UNSUPPORTED, "network.mode \"%s\" is not in this version: a sandbox has loopback only", word);
+    return strcmp(word, "none") == 0 ? 0 : err_set(err, ERR_INVALID, "network.mode must be \"none\"");
+}
+
+struct limit_field {
+    const char *key;
+    double scale, low;
+    uint64_t max;
+};
+
+/* One number of `limits`; low is the least that a cell can work with. */
+static int limit(struct json_object *limits, struct limit_field f, uint64_t *out, struct err *err) {
+    struct json_object *v = body_get(limits, f.key);
+    if (!v) return 0;
+    bool number = json_object_is_type(v, json_type_int) || json_object_is_type(v, json_type_double);
+    double d = number ? json_object_get_double(v) : -1;
+    if (!(d >= f.low && d * f.scale <= (double)f.max))
+        return err_set(err, ERR_INVALID, "limits.%s must be a number from %g to %g", f.key, f.low, (double)f.max / f.scale);
+    *out = (uint64_t)(d * f.scale);
+    return 0;
+}
+
+static int limits_parse(struct world *w, struct json_object *body, struct cell_limits *out, struct err *err) {
+    const struct cell_limits *max = &w->config.limits_max;
+    struct json_object *limits = body_get(body, "limits");
+    const double mib = 1024.0 * 1024;
+    uint64_t cpu = out->cpu_millis, pids = out->pids_max, files = out->open_files;
+    if (limits && !json_object_is_type(limits, json_type_object)) return err_set(err, ERR_INVALID, "limits must be an object");
+    if (limits && (limit(limits, (struct limit_field){"memory_mb", mib, 64, max->memory_bytes}, &out->memory_bytes, err) < 0 ||
+                   limit(limits, (struct limit_field){"disk_mb", mib, 1, max->disk_bytes}, &out->disk_bytes, err) < 0 ||
+                   limit(limits, (struct limit_field){"cpus", 1000, 0.05, max->cpu_millis}, &cpu, err) < 0 ||
+                   limit(limits, (struct limit_field){"pids", 1, 8, max->pids_max}, &pids, err) < 0 ||
+                   limit(limits, (struct limit_field){"open_files", 1, 64, max->open_files}, &files, err) < 0))
+        return -1;
+    out->cpu_millis = (uint32_t)cpu;
+    out->pids_max = (uint32_t)pids;
+    out->open_files = (uint32_t)files;
+    return 0;
+}
+
+int cell_spec_parse(struct world *w, struct json_object *body, struct cell_spec *out, struct err *err) {
+    const char *name = NULL;
+    bool said;
+    *out = (struct cell_spec){.ttl_ms = w->config.ttl_default_ms, .idle_timeout_ms = w->config.idle_timeout_default_ms,
+                              .limits = w->config.limits_default};
+    if (body_text(body, "template", &name, err) < 0 || refuse_unsupported(body, err) < 0 ||
+        body_map(body, "env", true, &out->env, err) < 0 || cell_spec_metadata(body, &out->metadata, err) < 0 ||
+        cell_spec_times(body, &out->ttl_ms, &out->idle_timeout_ms, &said, err) < 0)
+        return -1;
+    if (template_resolve(w, name, out->template_id, err) < 0) return -1;
+    (void)snprintf(out->template_name, sizeof out->template_name, "%s", name && *name ? name : "default");
+    template_limits(w, out->template_id, &out->limits);
+    return limits_parse(w, body, &out->limits, err);
+}

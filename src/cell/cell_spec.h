@@ -1,0 +1,15 @@
+/* cell_spec.h: the body of POST /v1/sandboxes, checked. Private to this floor. */
+#pragma once
+#include "cell/domain.h"
+
+struct cell_spec {
+    char template_id[TEMPLATE_ID_HEX + 1], template_name[72];
+    struct json_object *env, *metadata; /* borrowed from the body, or NULL */
+    int64_t ttl_ms, idle_timeout_ms;    /* 0: none */
+    struct cell_limits limits;
+};
+
+int cell_spec_parse(struct world *, struct json_object *body, struct cell_spec *, struct err *);
+/* ttl_seconds and idle_timeout_seconds of a body: null clears, missing leaves alone. */
+int cell_spec_times(struct json_object *body, int64_t *ttl_ms, int64_t *idle_ms, bool *ttl_said, struct err *);
+int cell_spec_metadata(struct json_object *body, struct json_object **out, struct err *);

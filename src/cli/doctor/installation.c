@@ -1,0 +1,72 @@
+/* The parts of Cella itself, a template, and the daemon. */
+#include <json-c/json.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/client.h"
+#include "cli/doctor/report.h"
+#include "cli/programs.h"
+#include "cli/services.h"
+
+static const char group[] = "Cella";
+
+static void programs(struct report *r) {
+    static const char *const names[] = {"cellad", "cella-keeper", "cella-guest"};
+    char path[PROGRAM_PATH];
+    struct err e;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (program_find(names[i], path, &e) < 0) {
+            finding_remedy(report_add(r, group, "programs", FINDING_MISSING, "%s", e.text), "%s", e.hint);
+            return;
+        }
+    if (program_directory("contexts", path, &e) < 0 || program_directory("templates", path, &e) < 0) {
+        finding_remedy(report_add(r, group, "programs", FINDING_MISSING, "%s", e.text), "%s", e.hint);
+        return;
+    }
+    (void)report_add(r, group, "programs", FINDING_OK, "cellad, cella-keeper and cella-guest, contexts and recipes are in place");
+}
+
+static void user(struct report *r) {
+    if (getpwnam(SERVICE_USER))
+        (void)report_add(r, group, "user", FINDING_OK, "\"%s\" exists", SERVICE_USER);
+    else
+        (void)report_add(r, group, "user", FINDING_OK, "\"%s\" does not exist yet; `cella up` makes it", SERVICE_USER);
+}
+
+static void template(struct report *r) {
+    char path[PROGRAM_PATH + 64];
+    (void)snprintf(path, sizeof path, "%s/templates/names/default/root", r->state);
+    if (access(path, F_OK) == 0) {
+        (void)report_add(r, group, "template", FINDING_OK, "\"default\" is built in %.200s", r->state);
+        return;
+    }
+    finding_remedy(report_add(r, group, "template", FINDING_DEGRADED, "no template is built in %.200s", r->state), "sudo cella template build python%s%s",
+                   strcmp(r->state, STATE_DEFAULT) == 0 ? "" : " --state ", strcmp(r->state, STATE_DEFAULT) == 0 ? "" : r->state);
+    if (access("/usr/bin/mmdebstrap", X_OK) < 0)
+        finding_remedy(report_add(r, group, "mmdebstrap", FINDING_DEGRADED, "not installed: templates cannot be built"), "apt-get install mmdebstrap");
+}
+
+static void daemon_answers(struct report *r) {
+    struct cli cli = {.url = r->url};
+    struct client client;
+    struct err e;
+    if (client_open(&client, &cli, &e) < 0) return;
+    struct call call = {.method = "GET", .path = "/healthz", .timeout_s = 3};
+    if (client_call(&client, &call, &e) == 0)
+        (void)report_add(r, group, "daemon", FINDING_OK, "answers at %s", r->url);
+    else if (strcmp(e.code, CLI_UNREACHABLE) == 0)
+        finding_remedy(report_add(r, group, "daemon", FINDING_OK, "does not run at %s", r->url), "sudo cella up -d");
+    else
+        finding_remedy(report_add(r, group, "daemon", FINDING_DEGRADED, "at %s: %s", r->url, e.text), "%s/log/cellad.log", r->state);
+    call_free(&call);
+    client_close(&client);
+}
+
+void probe_installation(struct report *r) {
+    programs(r);
+    user(r);
+    template(r);
+    daemon_answers(r);
+}

@@ -1,0 +1,96 @@
+/* cella ps */
+#include <json-c/json.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "base/buf.h"
+#include "cli/arguments.h"
+#include "cli/cell_options.h"
+#include "cli/client.h"
+#include "cli/output.h"
+
+static void metadata_text(struct json_object *cell, struct buf *out) {
+    struct json_object *metadata = json_object_object_get(cell, "metadata");
+    if (!json_object_is_type(metadata, json_type_object)) return;
+    json_object_object_foreach(metadata, key, value) {
+        buf_printf(out, "%s%s=%s", out->len ? "," : "", key, json_object_get_string(value));
+    }
+}
+
+static void print_table(struct json_object *cells) {
+    static const char *const heading[] = {"ID", "TEMPLATE", "STATUS", "AGE", "ENDS IN", "CPUS", "MEMORY", "DRIVER", "METADATA"};
+    struct table t;
+    table_open(&t, sizeof heading / sizeof *heading, heading);
+    for (size_t i = 0; i < json_object_array_length(cells); i++) {
+        struct json_object *cell = json_object_array_get_idx(cells, i), *cpu = json_object_object_get(cell, "cpu");
+        char text[16];
+        struct buf metadata = {0};
+        table_add(&t, json_text(cell, "id", NULL));
+        table_add(&t, json_text(cell, "template", NULL));
+        table_add(&t, json_text(cell, "status", NULL));
+        table_add(&t, age_text(text, json_text(cell, "created_at", NULL), (int64_t)time(NULL)));
+        int64_t remaining = json_whole(cell, "remaining_seconds", -1);
+        if (remaining >= 0)
+            table_addf(&t, "%lld s", (long long)remaining);
+        else
+            table_add(&t, NULL);
+        table_add(&t, cpu ? json_object_get_string(cpu) : NULL);
+        int64_t memory = json_whole(cell, "memory_mb", -1);
+        table_add(&t, memory < 0 ? NULL : size_text(text, memory * 1000000));
+        table_add(&t, json_text(cell, "driver", NULL));
+        metadata_text(cell, &metadata);
+        table_add(&t, metadata.data);
+        buf_free(&metadata);
+    }
+    table_print(&t);
+}
+
+struct ps {
+    bool quiet;
+    struct words metadata;
+};
+
+static int get_list(struct client *c, const struct ps *ps, struct json_object **cells, struct err *e) {
+    struct json_object *pairs = pairs_json(&ps->metadata, "--metadata", e); /* only to check them */
+    if (!pairs) return -1;
+    json_object_put(pairs);
+    struct buf path = {0};
+    buf_str(&path, "/v1/sandboxes");
+    for (size_t i = 0; i < ps->metadata.count; i++) path_query(&path, "metadata", ps->metadata.word[i]);
+    int result = client_json(c, "GET", path.data, NULL, cells, e);
+    buf_free(&path);
+    if (result < 0) return -1;
+    return json_object_is_type(*cells, json_type_array) ? 0 : err_set(e, ERR_INTERNAL, "the daemon sent no list of cells");
+}
+
+static int list(struct client *c, void *arg, struct err *e) {
+    const struct ps *ps = arg;
+    struct json_object *cells = NULL;
+    int result = get_list(c, ps, &cells, e);
+    if (result == 0 && c->cli->json)
+        output_json(cells);
+    else if (result == 0 && ps->quiet)
+        for (size_t i = 0; i < json_object_array_length(cells); i++) printf("%s\n", json_text(json_object_array_get_idx(cells, i), "id", "-"));
+    else if (result == 0)
+        print_table(cells);
+    json_object_put(cells);
+    return result;
+}
+
+static int run(struct cli *cli, const struct command *command, int argc, char **argv) {
+    static struct ps ps;
+    static struct words words;
+    const struct option options[] = {{"quiet", 'q', OPTION_FLAG, &ps.quiet, NULL, "only the ids, one a line"},
+                                     {"metadata", 'm', OPTION_LIST, &ps.metadata, "KEY=VALUE", "only cells with this label; may be repeated"},
+                                     {0}};
+    int code;
+    if (!arguments_take(cli, command, options, (struct arguments_form){0}, argc, argv, &words, &code)) return code;
+    return client_with(cli, list, &ps);
+}
+
+const struct command command_ps = {"ps", "Cells", "List the cells that are alive", "ps [-q] [-m KEY=VALUE]...",
+                                   "Examples:\n"
+                                   "  cella ps                      every cell, oldest first\n"
+                                   "  cella ps -m team=data -q      ids of the cells with that label\n"
+                                   "  cella rm $(cella ps -q)       end them all\n",
+                                   run};

@@ -1,0 +1,107 @@
+#include "store/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "store/statements.h"
+
+#define SCHEMA_VERSION 1
+#define BUSY_MS 2000 /* a reader such as the sqlite3 shell may hold the file for a moment */
+
+static const char schema[] =
+    "CREATE TABLE cell(id TEXT PRIMARY KEY, json TEXT NOT NULL, reason TEXT) WITHOUT ROWID;"
+    "CREATE INDEX cell_alive ON cell(id) WHERE reason IS NULL;"
+    "CREATE TABLE execution(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, cell_id TEXT NOT NULL, json TEXT NOT NULL);"
+    "CREATE INDEX execution_cell ON execution(cell_id, seq);"
+    "CREATE TABLE event(seq INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, cell_id TEXT NOT NULL, json TEXT NOT NULL);"
+    "CREATE INDEX event_cell ON event(cell_id, seq);"
+    "CREATE TABLE api_key(id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, created INTEGER NOT NULL,"
+    " used INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;";
+
+int store_fail(struct store *s, struct err *err, const char *what) {
+    int code = sqlite3_errcode(s->db);
+    return err_set(err, code == SQLITE_FULL ? ERR_NO_SPACE : ERR_INTERNAL, "%s in the database: %s", what, sqlite3_errmsg(s->db));
+}
+
+static int run(struct store *s, const char *sql, struct err *err, const char *what) {
+    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : store_fail(s, err, what);
+}
+
+static int version_of(struct store *s) {
+    sqlite3_stmt *st = NULL;
+    int version = -1;
+    if (sqlite3_prepare_v2(s->db, "PRAGMA user_version", -1, &st, NULL) == SQLITE_OK && sqlite3_step(st) == SQLITE_ROW)
+        version = sqlite3_column_int(st, 0);
+    sqlite3_finalize(st);
+    return version;
+}
+
+/* One step per version of the schema; today there is only the first. */
+static int migrate(struct store *s, struct err *err) {
+    int version = version_of(s);
+    if (version == SCHEMA_VERSION) return 0;
+    if (version > SCHEMA_VERSION)
+        return err_hint(err, ERR_CONFLICT, "Start the version of Cella that wrote it, or another state directory.",
+                        "the database has version %d, this program knows %d", version, SCHEMA_VERSION);
+    if (version < 0) return store_fail(s, err, "read the version");
+    char text[64];
+    (void)snprintf(text, sizeof text, "PRAGMA user_version=%d; COMMIT", SCHEMA_VERSION);
+    if (run(s, "BEGIN IMMEDIATE", err, "migrate") < 0 || run(s, schema, err, "migrate") < 0) return -1;
+    return run(s, text, err, "migrate");
+}
+
+static int prepare(struct store *s, struct err *err) {
+    for (int i = 0; i < STATEMENTS; i++)
+        if (sqlite3_prepare_v3(s->db, statement_text[i], -1, SQLITE_PREPARE_PERSISTENT, &s->statements[i], NULL) != SQLITE_OK)
+            return store_fail(s, err, "prepare a statement");
+    return 0;
+}
+
+/* The file holds environments of cells, which may be secrets: for its owner only, from its first byte on. */
+static int make_private(const char *path, struct err *err) {
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) return err_sys(err, errno, "open the database %s", path);
+    (void)fchmod(fd, 0600);
+    close(fd);
+    return 0;
+}
+
+struct store *store_open(const char *path, struct err *err) {
+    struct store *s = calloc(1, sizeof *s);
+    if (!s) abort();
+    if (strcmp(path, ":memory:") != 0 && make_private(path, err) < 0) goto failed;
+    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
+        if (s->db) store_fail(s, err, "open");
+        else err_set(err, ERR_INTERNAL, "open the database: out of memory");
+        goto failed;
+    }
+    sqlite3_busy_timeout(s->db, BUSY_MS);
+    if (run(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000;", err, "set up") == 0 &&
+        migrate(s, err) == 0 && prepare(s, err) == 0)
+        return s;
+failed:
+    store_close(s);
+    return NULL;
+}
+
+void store_close(struct store *s) {
+    if (!s) return;
+    for (int i = 0; i < STATEMENTS; i++) sqlite3_finalize(s->statements[i]);
+    sqlite3_close(s->db);
+    free(s);
+}
+
+void store_begin(struct store *s) { sqlite3_exec(s->db, "BEGIN", NULL, NULL, NULL); }
+void store_commit(struct store *s) {
+    if (sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK) return;
+    log_error("database: %s", sqlite3_errmsg(s->db));
+    sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+}

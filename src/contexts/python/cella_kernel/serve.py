@@ -31,16 +31,15 @@ class Server:
         while True:
             stream.wait()
             gate.mode = HELD  # from here a signal counts for what was just received
+            stream.receive()
+            if not stream.expects_execution():
+                gate.mode = IDLE
+                if gate.pending and not stream.readable():
+                    gate.pending = False  # it came while idle; nothing to execute had been sent before it
             message = stream.take()
-            if message is None:
-                stream.receive()
-                message = stream.take()
             while message is not None:
                 self._handle(message)
                 message = stream.take()
-            gate.mode = IDLE
-            if gate.pending and not stream.incomplete and not stream.readable():
-                gate.pending = False  # it came while idle
 
     def _handle(self, message):
         kind, flags, channel, payload = message

@@ -43,9 +43,8 @@ class Stream:
         self._poll = select.poll
 
     def wait(self):
-        """Block until there is something to read (or the stream ended)."""
-        if not self._frames:
-            self._waiting.poll()
+        """Block until there is a packet to read (or the stream ended)."""
+        self._waiting.poll()
 
     def readable(self):
         """True when a packet is queued. Safe inside a signal handler."""
@@ -54,10 +53,11 @@ class Stream:
         events = peek.poll(0)
         return bool(events) and bool(events[0][1] & select.POLLIN)
 
-    @property
-    def incomplete(self):
-        """True between the first and the last part of a message."""
-        return self._partial is not None
+    def expects_execution(self):
+        """True when an EXECUTE is among what was received and not taken, whole or its first part."""
+        if self._partial is not None and self._partial[0] == EXECUTE:
+            return True
+        return any(frame[0] == EXECUTE for frame in self._frames)
 
     def take(self):
         """The next whole message that is here already: (type, flags, channel, payload), or None."""

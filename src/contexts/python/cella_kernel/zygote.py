@@ -43,7 +43,14 @@ def run_preload(namespace, path=PRELOAD):
 
 
 def settle():
-    """Before the fork point: garbage away, and what stays is kept out of the collector (its pages stay shared)."""
+    """Before the fork point: nothing open, nothing left to set up, garbage away; what stays is kept out of the collector
+    (its pages stay shared)."""
+    fonts = sys.modules.get("matplotlib.font_manager")
+    if fonts is not None:
+        fonts._get_font.cache_clear()  # font files are open; a copy has no such descriptor, and closing them there crashes
+    ssl = sys.modules.get("ssl")
+    if ssl is not None:
+        ssl.RAND_bytes(16)  # OpenSSL's first use touches a thousand pages: here, not in every copy. It sees the new pid there
     gc.collect()
     gc.freeze()
 

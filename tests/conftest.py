@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Callable, Iterator, List
@@ -38,6 +39,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item
         items[:] = [item for item in items if item not in set(dropped)]
 
 
+#: A test that takes longer hangs: it fails with the place where it waited, and the others go on.
+HANG_SECONDS = int(os.environ.get("CELLA_TEST_HANG_SECONDS", "300"))
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    def hung(number: int, frame: object) -> None:
+        raise TimeoutError(f"the test hangs: no end after {HANG_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, hung)
+    signal.alarm(HANG_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The daemon most tests share."""
@@ -61,8 +78,13 @@ def new_server() -> Iterator[Callable[..., Server]]:
         return server.start()
 
     yield start
+    problems = []
     for server in started:
-        server.stop()
+        try:
+            server.stop()
+        except Exception as e:  # noqa: BLE001 - the others have to be stopped first
+            problems.append(e)
+    assert not problems, problems
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ static int open_state(struct daemon *d, struct err *e) {
     if (make_dir(state, e) < 0) return -1;
     (void)snprintf(path, sizeof path, "%s/db", state);
     if (make_dir(path, e) < 0) return -1;
-    (void)snprintf(path, sizeof path, "%s/cellad.lock", state);
+    (void)snprintf(path, sizeof path, "%s/db/cellad.lock", state);
     d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
     if (d->lock_fd < 0) return err_sys(e, errno, "open %s", path);
     if (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0)

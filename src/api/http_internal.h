@@ -21,7 +21,8 @@ struct http_peer {
     struct http_peer *next, *prev;
     struct request *request; /* the one at work, or NULL */
     int fd;
-    bool local, poll_ready, hung_up;
+    bool local, poll_ready, hung_up, watch_wanted;
+    struct http_peer *watch_next;
     enum peer_state state;
     int64_t since_ms;       /* when the state began, or the body last made enough progress */
     uint64_t received_mark; /* bytes of the connection when the state began (idle) or of the body (window) */
@@ -44,6 +45,8 @@ struct http_server {
     uv_check_t check; /* runs libmicrohttpd after a turn that resumed something */
     uv_idle_t idle;   /* keeps the loop turning while libmicrohttpd has data in hand */
     uv_timer_t tick;  /* deadlines; runs only while there are connections */
+    uv_timer_t watch; /* arms the watch of requests that take longer than a moment */
+    struct http_peer *watch_list;
 };
 
 /* Run libmicrohttpd before this turn of the loop ends. */
@@ -53,9 +56,12 @@ void http_server_unref(struct http_server *); /* a request or handle went: frees
 /* http_peer.c */
 void http_peer_notice(void *arg, struct MHD_Connection *, void **slot, enum MHD_ConnectionNotificationCode);
 void http_peer_enter(struct http_peer *, enum peer_state);
-/* Watch for the client hanging up (until http_peer_unwatch). */
+/* Watch for the client hanging up (until http_peer_unwatch). The watch is armed after WATCH_AFTER_MS only: a request
+ * that is answered before costs no system call for it. */
+#define WATCH_AFTER_MS 25
 void http_peer_watch(struct http_peer *);
 void http_peer_unwatch(struct http_peer *);
+void http_peer_watch_due(uv_timer_t *); /* of http_server.watch */
 void http_peer_tick(struct http_server *);
 
 /* tcp_seen.c: bytes that came in on a connection since it began; 0 when the kernel does not say. */

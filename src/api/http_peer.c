@@ -46,6 +46,7 @@ static void on_poll_closed(uv_handle_t *handle) {
 }
 
 static void peer_close(struct http_server *s, struct http_peer *p) {
+    http_peer_unwatch(p);
     if (p->prev) p->prev->next = p->next;
     else s->peers = p->next;
     if (p->next) p->next->prev = p->prev;
@@ -74,7 +75,7 @@ static void on_hangup(uv_poll_t *poll, int status, int events) {
     if (p->request) request_hangup(p->request);
 }
 
-void http_peer_watch(struct http_peer *p) {
+static void arm(struct http_peer *p) {
     if (p->hung_up) return;
     if (!p->poll_ready) {
         if (uv_poll_init(p->server->config.loop, &p->poll, p->fd) < 0) return;
@@ -85,7 +86,32 @@ void http_peer_watch(struct http_peer *p) {
     (void)uv_poll_start(&p->poll, UV_DISCONNECT, on_hangup);
 }
 
+void http_peer_watch_due(uv_timer_t *timer) {
+    struct http_server *s = timer->data;
+    while (s->watch_list) {
+        struct http_peer *p = s->watch_list;
+        s->watch_list = p->watch_next;
+        p->watch_next = NULL;
+        p->watch_wanted = false;
+        arm(p);
+    }
+}
+
+void http_peer_watch(struct http_peer *p) {
+    struct http_server *s = p->server;
+    if (p->hung_up || p->watch_wanted) return;
+    p->watch_wanted = true;
+    p->watch_next = s->watch_list;
+    s->watch_list = p;
+    if (!uv_is_active((uv_handle_t *)&s->watch)) uv_timer_start(&s->watch, http_peer_watch_due, WATCH_AFTER_MS, 0);
+}
+
 void http_peer_unwatch(struct http_peer *p) {
+    struct http_peer **at = &p->server->watch_list;
+    while (p->watch_wanted && *at != p) at = &(*at)->watch_next;
+    if (p->watch_wanted) *at = p->watch_next;
+    p->watch_wanted = false;
+    p->watch_next = NULL;
     if (p->poll_ready) uv_poll_stop(&p->poll);
 }
 

@@ -172,14 +172,15 @@ struct http_server *http_server_open(const struct http_config *config, struct er
         free(s);
         return NULL;
     }
-    s->poll.data = s->check.data = s->idle.data = s->tick.data = s;
+    s->poll.data = s->check.data = s->idle.data = s->tick.data = s->watch.data = s;
     uv_poll_init(config->loop, &s->poll, info->epoll_fd);
     uv_poll_start(&s->poll, UV_READABLE, on_epoll);
     uv_check_init(config->loop, &s->check);
     uv_check_start(&s->check, on_check);
     uv_idle_init(config->loop, &s->idle);
     uv_timer_init(config->loop, &s->tick);
-    s->handles = 4;
+    uv_timer_init(config->loop, &s->watch);
+    s->handles = 5;
     http_server_kick(s); /* puts the listening socket into libmicrohttpd's set */
     run(s);
     return s;
@@ -224,4 +225,5 @@ void http_server_close(struct http_server *s) {
     uv_close((uv_handle_t *)&s->check, on_handle_closed);
     uv_close((uv_handle_t *)&s->idle, on_handle_closed);
     uv_close((uv_handle_t *)&s->tick, on_handle_closed);
+    uv_close((uv_handle_t *)&s->watch, on_handle_closed);
 }

@@ -20,15 +20,50 @@ static int refuse(struct err *e, const char *text, size_t at, const char *why) {
                     "the body is not valid JSON at line %zu, column %zu: %s", line, column, why);
 }
 
-/* json-c takes 'quotes', NaN and Infinity even when it is strict: the offset of the first of them outside a string, or n. */
-static size_t find_foreign(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (text[i] == '\'' || text[i] == 'N' || text[i] == 'I') return i;
-        if (text[i] != '"') continue;
-        for (i++; i < n && text[i] != '"'; i++)
-            if (text[i] == '\\') i++;
+static unsigned hex4(const char *p, size_t n) {
+    unsigned value = 0;
+    for (size_t i = 0; i < 4; i++) {
+        if (i >= n) return 0x10000;
+        char c = p[i];
+        if (c >= '0' && c <= '9') value = value << 4 | (unsigned)(c - '0');
+        else if ((c | 32) >= 'a' && (c | 32) <= 'f') value = value << 4 | (unsigned)((c | 32) - 'a' + 10);
+        else return 0x10000;
     }
-    return n;
+    return value;
+}
+
+/* Over the string that begins behind its quote at text[i]: returns the offset of the closing quote (or n). *bad is set
+ * for half a surrogate pair, which json-c would replace silently; *nul for a NUL. */
+static size_t scan_string(const char *text, size_t i, size_t n, bool *bad, bool *nul) {
+    for (; i < n && text[i] != '"'; i++) {
+        if (text[i] != '\\') continue;
+        if (++i >= n || text[i] != 'u') continue;
+        unsigned unit = hex4(text + i + 1, n - i - 1);
+        *nul |= unit == 0;
+        if (unit >= 0xdc00 && unit <= 0xdfff) *bad = true;
+        if (unit < 0xd800 || unit > 0xdbff) continue;
+        unsigned low = i + 6 < n && text[i + 5] == '\\' && text[i + 6] == 'u' ? hex4(text + i + 7, n - i - 7) : 0;
+        if (low < 0xdc00 || low > 0xdfff) *bad = true;
+        else i += 10;
+    }
+    return i;
+}
+
+/* What json-c takes although it is strict, and we do not: 'quotes', NaN, Infinity, half surrogate pairs, and NUL in a
+ * name (which it would cut there). NULL when there is none of it, else why, with its offset. */
+static const char *find_foreign(const char *text, size_t n, size_t *at) {
+    for (size_t i = 0; i < n; i++) {
+        *at = i;
+        if (text[i] == '\'' || text[i] == 'N' || text[i] == 'I') return "unexpected character";
+        if (text[i] != '"') continue;
+        bool bad = false, nul = false;
+        i = scan_string(text, i + 1, n, &bad, &nul);
+        if (bad) return "half of a surrogate pair";
+        size_t next = i + 1;
+        while (next < n && text[next] && strchr(" \t\r\n", text[next])) next++;
+        if (nul && next < n && text[next] == ':') return "a name with a NUL character";
+    }
+    return NULL;
 }
 
 /* The first string or name with a NUL byte, or NULL. C strings travel below this floor: a NUL would cut them silently. */
@@ -61,8 +96,9 @@ int json_parse_object(const char *text, size_t n, struct json_object **out, stru
     size_t skip = 0;
     while (skip < n && strchr(" \t\r\n", text[skip]) && text[skip]) skip++;
     if (skip == n) return 0;
-    size_t foreign = find_foreign(text, n);
-    if (foreign < n) return refuse(e, text, foreign, "unexpected character");
+    size_t at;
+    const char *foreign = find_foreign(text, n, &at);
+    if (foreign) return refuse(e, text, at, foreign);
     struct json_tokener *tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
     if (!tokener) abort();
     json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);

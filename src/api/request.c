@@ -139,6 +139,8 @@ static int body_announced(struct request *rq, struct err *e) {
     rq->body_length = encoding ? NO_LENGTH : 0;
     if (length && encoding)
         return err_set(e, ERR_INVALID, "the request has both Content-Length and Transfer-Encoding");
+    if (encoding && (strcasecmp(encoding, "chunked") != 0 || request_header_count(rq, MHD_HTTP_HEADER_TRANSFER_ENCODING) > 1))
+        return err_set(e, ERR_INVALID, "the only Transfer-Encoding is chunked");
     if (request_header_count(rq, MHD_HTTP_HEADER_CONTENT_LENGTH) > 1)
         return err_set(e, ERR_INVALID, "the request has more than one Content-Length");
     if (!length) return 0;

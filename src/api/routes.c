@@ -4,6 +4,7 @@
 
 /* clang-format off */
 const struct route routes[] = {
+    {"POST", "/v1/sandboxes/{id}/execute", handle_execute, BODY_JSON, AUTH_KEY, SCOPE_CELL, "Run code in a context"}, /* first: the hot one */
     {"GET", "/healthz", handle_health, BODY_NONE, AUTH_OPEN, SCOPE_HOST, "Health as JSON"},
     {"GET", "/v1/healthz", handle_health_text, BODY_NONE, AUTH_OPEN, SCOPE_HOST, "Health as the word ok"},
     {"GET", "/version", handle_version, BODY_NONE, AUTH_OPEN, SCOPE_HOST, "Version of the daemon"},
@@ -32,7 +33,6 @@ const struct route routes[] = {
     {"GET", "/v1/sandboxes/{id}/metrics", handle_cell_metrics, BODY_NONE, AUTH_KEY, SCOPE_CELL, "The same with the names other clients know"},
     {"GET", "/v1/sandboxes/{id}/logs", handle_logs, BODY_NONE, AUTH_KEY, SCOPE_CELL, "The last output of a sandbox"},
     {"GET", "/v1/sandboxes/{id}/events", handle_cell_events, BODY_NONE, AUTH_KEY, SCOPE_CELL, "Events of a sandbox"},
-    {"POST", "/v1/sandboxes/{id}/execute", handle_execute, BODY_JSON, AUTH_KEY, SCOPE_CELL, "Run code in a context"},
     {"GET", "/v1/sandboxes/{id}/executions", handle_execution_list, BODY_NONE, AUTH_KEY, SCOPE_CELL, "List executions"},
     {"GET", "/v1/sandboxes/{id}/executions/{eid}", handle_execution_get, BODY_NONE, AUTH_KEY, SCOPE_CELL, "Describe an execution"},
     {"POST", "/v1/sandboxes/{id}/executions/{eid}/input", handle_execution_input, BODY_JSON, AUTH_KEY, SCOPE_CELL, "Answer input()"},

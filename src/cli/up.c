@@ -24,6 +24,7 @@ struct up {
     struct services services;
     char url[128];
     int keeper, daemon; /* pidfds */
+    bool prepare_only;
 };
 
 static int say(const struct cli *cli, const struct up *up, const char *how) {
@@ -134,6 +135,7 @@ static int work(const struct cli *cli, struct up *up, struct err *e) {
     if (geteuid() != 0)
         return err_hint(e, ERR_PERMISSION, "sudo cella up; the daemon itself runs without privileges", "the keeper needs root: it makes namespaces, mounts and cgroups");
     if (services_url(up->services.listen, up->url, e) < 0 || services_prepare(&up->services, e) < 0) return -1;
+    if (up->prepare_only) return 0;
     char path[PROGRAM_PATH + 64];
     services_pidfile(&up->services, "cellad", path);
     cleanup_close int running = pidfile_open(path, NULL);
@@ -153,6 +155,7 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
                                      {"listen", 'L', OPTION_TEXT, &up.services.listen, "ADDR:PORT", "where the API answers (default: " LISTEN_DEFAULT ")"},
                                      {"detach", 'd', OPTION_FLAG, &up.services.background, NULL, "run in the background, with logs in STATE/log"},
                                      {"config", 0, OPTION_TEXT, &config_file, "FILE", "settings (default: " CONFIG_DEFAULT " when it is there)"},
+                                     {"prepare", 0, OPTION_FLAG, &up.prepare_only, NULL, "only make the user and the directories (for systemd)"},
                                      {0}};
     int code;
     struct err e;

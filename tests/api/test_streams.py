@@ -162,10 +162,12 @@ def test_execution_is_kept_for_later(box: Sandbox, http: httpx.Client) -> None:
 
 
 def test_interrupt_by_execution_id(box: Sandbox, http: httpx.Client) -> None:
+    asked = False
     for event in box.run_code_stream("print('on', flush=True)\nimport time\ntime.sleep(300)"):
         if event.type == "start":
             execution = event.raw["execution_id"]
-        if event.type == "stdout":
+        if event.type == "stdout" and not asked:
+            asked = True
             running = http.get(f"/v1/sandboxes/{box.id}/executions/{execution}").json()
             assert running.get("status") == "running"
             assert http.post(f"/v1/sandboxes/{box.id}/executions/{execution}/interrupt").status_code in (200, 202, 204)

@@ -106,7 +106,7 @@ def test_caught_interrupt_is_the_users(py):
 
 
 def test_second_interrupt_reaches_cleanup_code(py):
-    py.start("print('go')\ntry:\n    while True: pass\nfinally:\n    print('cleaning')\n    while True: pass")
+    py.start("print('go')\ntry:\n    while True: x = 1\nfinally:\n    print('cleaning')\n    while True: x = 2")
     wait_for_output(py, "go")
     time.sleep(0.05)
     py.interrupt()

@@ -162,6 +162,15 @@ static void handle_packet(size_t n) {
     if (got < 0) protocol_error("malformed packet");
 }
 
+/* Does the packet hold an EXECUTE, or a part of one? */
+static bool holds_execution(size_t n) {
+    struct frame f;
+    size_t at = 0;
+    while (frame_next(packet, n, &at, &f) == 1)
+        if (f.type == CONTEXT_EXECUTE) return true;
+    return joined.open && joined.type == CONTEXT_EXECUTE;
+}
+
 static _Noreturn void serve(void) {
     struct pollfd p = {.fd = CONTEXT_FD, .events = POLLIN};
     for (;;) {
@@ -171,9 +180,9 @@ static _Noreturn void serve(void) {
         if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (n <= 0) _exit(0);
         if (n > WIRE_PACKET_MAX) protocol_error("packet too long");
+        if (!holds_execution((size_t)n)) interrupts_forget();
         handle_packet((size_t)n);
-        if (!joined.open) interrupts_forget();
-        interrupts_idle();
+        if (!joined.open) interrupts_idle();
     }
 }
 

@@ -27,9 +27,9 @@ enum outcome run_code(const char *code, size_t n, int *exit_code);
 
 /* Install the SIGINT handler of an idle context; again after every execution. */
 void interrupts_idle(void);
-/* A message was received that may be an execution: from now on an interrupt counts for it. */
+/* A packet arrived that may hold an execution: from now on an interrupt counts for it. */
 void interrupts_arm(void);
-/* Forget an interrupt that came while nothing ran. */
+/* It holds none: forget an interrupt that came while nothing ran, unless another packet waits already. */
 void interrupts_forget(void);
 
 /* ---- wake.c: what is different in every copy ---- */

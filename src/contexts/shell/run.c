@@ -88,6 +88,7 @@ void interrupts_idle(void) {
 void interrupts_arm(void) { mode = ARMED; }
 
 void interrupts_forget(void) {
+    mode = IDLE;
     if (!packet_waits()) interrupted = 0;
 }
 
@@ -110,8 +111,8 @@ static void tidy(int jump) {
         top_level_cleanup();
         if (variable_context) reset_local_contexts();
         variable_context = 0;
-        reset_parser();
     }
+    reset_parser(); /* a syntax error leaves the parser's stack of quotes one too short: the next parse would corrupt memory */
     executing_builtin = evalnest = sourcenest = funcnest = 0;
     read_but_dont_execute = 0; /* set -n could never be undone */
     interrupt_state = 0;

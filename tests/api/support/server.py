@@ -3,6 +3,8 @@
     CELLA_TEST_URL      a daemon that is up already (tests that restart it are deselected)
     CELLA_TEST_DRIVER   process (default: cella-keeper + cellad, as root) | plain (cellad-plain, no isolation)
     CELLA_BUILD         where the programs are (default build/bin)
+    CELLA_CONTEXTS      kernels of the contexts (default contexts/ beside the directory of the programs)
+    CELLA_TEST_KEEP     set: keep the state directory and the logs beside it (/var/tmp/cella-test-…)
     CELLA_TEMPLATES     templates already built (default /var/lib/cella/templates; process driver only)
 """
 
@@ -38,7 +40,11 @@ def wanted_driver() -> str:
 
 
 def programs() -> Path:
-    return Path(os.environ.get("CELLA_BUILD", ROOT / "build" / "bin")).resolve()
+    return Path(os.environ.get("CELLA_BUILD", ROOT / "build" / "bin")).absolute()
+
+
+def contexts() -> Path:
+    return Path(os.environ.get("CELLA_CONTEXTS", programs().parent / "contexts")).absolute()
 
 
 def free_port() -> int:
@@ -81,7 +87,10 @@ class Server:
                 subprocess.run(["umount", str(templates)], check=True)
         left = proc.mounts_below(str(self.state))
         assert not left, f"mounts left behind: {left}"
-        shutil.rmtree(self.state)
+        if not os.environ.get("CELLA_TEST_KEEP"):
+            shutil.rmtree(self.state)
+            for log in self._logs.values():
+                log.unlink(missing_ok=True)
 
     def prepare(self) -> None:
         """The state directory with the templates in it."""
@@ -107,10 +116,9 @@ class Server:
         if self.driver != "process":
             return
         bin_dir = programs()
-        contexts = os.environ.get("CELLA_CONTEXTS", str(ROOT / "src" / "contexts"))
         command = [
             str(bin_dir / "cella-keeper"), "--state", str(self.state), "--socket", str(self.keeper_socket),
-            "--user", USER, "--contexts", contexts, "--guest", str(bin_dir / "cella-guest"),
+            "--user", USER, "--contexts", str(contexts()), "--guest", str(bin_dir / "cella-guest"),
         ]  # fmt: skip
         self.keeper = self._spawn("keeper", command)
         until(lambda: self.keeper_socket.exists() or self._died(self.keeper), "the keeper's socket")
@@ -187,6 +195,9 @@ class Server:
         log = self._logs.setdefault(name, self.state.parent / f"{self.state.name}.{name}.log")
         key, _, value = self.marker.partition("=")
         environment = dict(os.environ, **{key: value})
+        if self.driver == "plain":
+            environment.update(CELLA_GUEST=str(programs() / "cella-guest"), CELLA_CONTEXTS=str(contexts()))
+            environment["CELLA_SHELL_SO"] = str(contexts() / "shell" / "cella_shell.so")
         with open(log, "ab") as out:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd="/")
 

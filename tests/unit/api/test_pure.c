@@ -177,9 +177,13 @@ static void json_takes_objects_only(void **state) {
     json_object_put(o);
     assert_int_equal(parse("{\"code\":\"a\\u0000b\"}", &o, &e), 0); /* code may hold anything */
     json_object_put(o);
+    assert_int_equal(parse("{\"a\":\"\\ud83d\\udc0d N'I\\\\ \\\" \"}", &o, &e), 0);
+    assert_string_equal(json_object_get_string(json_field(o, "a")), "\xf0\x9f\x90\x8d N'I\\ \" ");
+    json_object_put(o);
     static const char *const wrong[] = {"[]",       "1",          "\"x\"",      "{",          "{\"a\":}",     "{\"a\":1,}",  "{'a':1}",
                                         "{\"a\":1}x", "{\"a\":1}{}", "{\"a\":\"\xff\"}", "{\"a\":\"x\\u0000\"}", "{\"a\":[\"\\u0000\"]}",
-                                        "{\"a\":{\"code\":\"\\u0000\"}}", "nul", "/* */{}"};
+                                        "{\"a\":{\"code\":\"\\u0000\"}}", "nul", "/* */{}", "{\"a\":NaN}", "{\"a\":-Infinity}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\\udc00x\"}",
+                                        "{\"a\\u0000b\":1}", "{\"a\":{\"b\\u0000\" :1}}", "{\"a\":\"\\ud83d\\u0041\"}"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(parse(wrong[i], &o, &e), -1);
         assert_string_equal(e.code, ERR_INVALID);

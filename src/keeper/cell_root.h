@@ -7,7 +7,7 @@
 #include "wire/keeper_proto.h"
 
 struct cell_root {
-    const char *stage;    /* an empty directory of the host's tree: the mounts are put together there */
+    const char *stage;    /* an empty directory below the working directory: the mounts are put together there */
     const char *hostname;
     uint64_t shm_bytes;   /* size of /dev/shm (its pages count as the cell's memory) */
     int lower_fd, layer_fd, dev_fd; /* detached mounts: template and layer with this cell's owners, device nodes */

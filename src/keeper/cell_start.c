@@ -91,7 +91,7 @@ static int guest_prepare(const struct cell_start *s, int *sync_fd, int *guest_fd
     /* root of the new user namespace, now that its map is written */
     if (setresgid(0, 0, 0) || setresuid(0, 0, 0)) return err_sys(e, errno, "become the cell's root");
     (void)snprintf(hostname, sizeof hostname, "%.12s", strchr(s->id, '_') ? strchr(s->id, '_') + 1 : s->id);
-    const struct cell_root root = {.stage = host.stage, .hostname = hostname, .shm_bytes = s->limits->memory_bytes / 2,
+    const struct cell_root root = {.stage = HOST_STAGE, .hostname = hostname, .shm_bytes = s->limits->memory_bytes / 2,
                                    .lower_fd = fds[0], .layer_fd = fds[1], .dev_fd = fds[2]};
     if (cell_root_enter(&root, e) || cell_root_configure(&root, e)) return -1;
     int rules = -1; /* closed with everything else by place_descriptors */

@@ -116,10 +116,10 @@ int host_open(const char *state, const char *contexts, const char *guest, struct
     (void)snprintf(host.state, sizeof host.state, "%s", path);
     if (!realpath(contexts, path) || strlen(path) >= sizeof host.contexts) return err_sys(e, errno, "contexts directory %s", contexts);
     (void)snprintf(host.contexts, sizeof host.contexts, "%s", path);
-    (void)snprintf(host.stage, sizeof host.stage, "%s/run/stage", host.state);
     (void)snprintf(path, sizeof path, "%s/run", host.state);
-    if ((mkdir(path, 0755) || mkdir(host.stage, 0755)) && errno != EEXIST) return err_sys(e, errno, "make %s", host.stage);
-    (void)mkdir(host.stage, 0755);
+    if (mkdir(path, 0755) && errno != EEXIST) return err_sys(e, errno, "make %s", path);
+    (void)snprintf(path, sizeof path, "%s/run/" HOST_STAGE, host.state);
+    if (mkdir(path, 0755) && errno != EEXIST) return err_sys(e, errno, "make %s", path);
     /* mounts of the keeper are nobody else's: they go with it */
     if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return err_sys(e, errno, "private mount namespace");
 
@@ -136,6 +136,12 @@ int host_open(const char *state, const char *contexts, const char *guest, struct
     if (host.landlock_abi) host.features |= KEEPER_HAS_LANDLOCK;
     raise_common_limits();
     return 0;
+}
+
+int host_settle(struct err *e) {
+    char path[sizeof host.state + 16];
+    (void)snprintf(path, sizeof path, "%s/run", host.state);
+    return chdir(path) ? err_sys(e, errno, "enter %s", path) : 0;
 }
 
 void child_signals(void) {

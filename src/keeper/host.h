@@ -25,7 +25,6 @@ enum layer { LAYER_SECCOMP, LAYER_LANDLOCK, LAYER_MASKS, LAYER_CAPS, LAYER_LIMIT
 
 struct host {
     char state[3072];     /* absolute */
-    char stage[3200];     /* empty directory for mounts */
     char contexts[3072];  /* kernels of the contexts */
     uint32_t features;    /* KEEPER_HAS_* */
     int dev_fd;           /* directory with the device nodes of cells */
@@ -38,7 +37,13 @@ struct host {
 };
 extern struct host host;
 
+/* An empty directory for mounts, relative to where host_settle() leaves the keeper and its children: the directories above need not be
+ * open to the ids of cells. */
+#define HOST_STAGE "stage"
+
 int host_open(const char *state, const char *contexts, const char *guest, struct err *);
+/* Last step before serving: go to STATE/run. Relative paths of the command line mean nothing afterwards. */
+int host_settle(struct err *);
 /* Switch a layer off by name; -1 for an unknown name or in an ordinary build. */
 int host_layer_off(const char *name);
 /* Template's root directory, or -1: template_id is 64 hex digits, checked here. */

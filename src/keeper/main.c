@@ -111,14 +111,13 @@ int main(int argc, char **argv) {
     if (!lock_state(o.state, &e) && !host_open(o.state, o.contexts, o.guest, &e) && !cgroup_open(host.state, &host.features, &e) &&
         !cgroup_make("zygotes", NULL, &e) && !layers_open(host.state, &host.features, &e))
         listen_fd = server_listen(o.socket, uid, &e);
-    if (listen_fd < 0) {
+    if (listen_fd < 0 || host_settle(&e)) {
         log_error("%s%s%s", e.text, e.hint ? ": " : "", e.hint ? e.hint : "");
         return 1;
     }
     log_info("ready: state %s, features %#x, landlock ABI %d", host.state, host.features, host.landlock_abi);
     int rc = server_run(listen_fd, uid, &e);
     if (rc) log_error("%s", e.text);
-    (void)unlink(o.socket);
     cgroup_close(); /* kills every cell and zygote */
     return rc ? 1 : 0;
 }

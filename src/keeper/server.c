@@ -315,7 +315,7 @@ int server_listen(const char *path, uid_t daemon_uid, struct err *e) {
     (void)unlink(path);
     if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) || chmod(path, 0600) || chown(path, daemon_uid, (gid_t)-1) || listen(fd, 4))
         return err_sys(e, errno, "listen on %s", path);
-    return steal_fd(&fd);
+    return steal_fd(&fd); /* the path stays behind when the keeper ends; the next one replaces it */
 }
 
 int server_run(int listen_fd, uid_t daemon_uid, struct err *e) {

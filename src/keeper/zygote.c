@@ -49,8 +49,8 @@ static int child_root(int template_fd, struct err *e) {
     if (dev < 0) return -1;
     if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)) return err_sys(e, errno, "unshare");
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return err_sys(e, errno, "make mounts private");
-    if (mount("tmpfs", host.stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")) return err_sys(e, errno, "mount %s", host.stage);
-    if (chdir(host.stage) || mkdir("l", 0755) || mkdir("u", 0755) || mkdir("w", 0755) || mkdir("m", 0755)) return err_sys(e, errno, "prepare %s", host.stage);
+    if (mount("tmpfs", HOST_STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")) return err_sys(e, errno, "mount tmpfs on the stage");
+    if (chdir(HOST_STAGE) || mkdir("l", 0755) || mkdir("u", 0755) || mkdir("w", 0755) || mkdir("m", 0755)) return err_sys(e, errno, "prepare the stage");
     if (syscall(SYS_move_mount, lower, "", AT_FDCWD, "l", MOVE_MOUNT_F_EMPTY_PATH)) return err_sys(e, errno, "attach the template");
     if (mount("overlay", "m", "overlay", MS_NOSUID | MS_NODEV, "lowerdir=l,upperdir=u,workdir=w")) return err_sys(e, errno, "mount the template");
     if (chdir("m")) return err_sys(e, errno, "enter the template");

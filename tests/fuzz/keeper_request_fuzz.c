@@ -1,0 +1,110 @@
+/* Fuzz target (libFuzzer): what the keeper makes of a daemon's requests (src/keeper/server.c and cell.c, the real ones; the hands below
+ * them are replaced by ones that check what they are told to do).
+ *
+ * Build and run, from the root of the repository:
+ *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/keeper_request_fuzz.c \
+ *     src/keeper/cell.c src/base/err.c src/base/id.c src/base/log.c -o /tmp/keeper_request_fuzz
+ *   /tmp/keeper_request_fuzz -max_total_time=10 tests/fuzz/keeper_request_corpus
+ *
+ * Input: requests one after the other. What must hold: no path, number or limit that was not checked reaches the system. */
+#include <fcntl.h>
+#include <stdlib.h>
+
+#include "keeper/server.c"
+
+#include "keeper/cell_start.h"
+#include "keeper/ferry.h"
+#include "keeper/layers.h"
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
+
+struct host host;
+struct zygote zygotes[ZYGOTES_MAX];
+static const char good_template[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+static pid_t next_pid = 1 << 23; /* above every real one: a kill() of it reaches nobody */
+
+static void must(int holds) {
+    if (!holds) abort();
+}
+
+struct zygote *zygote_find(const char *template_id, int language) {
+    for (size_t i = 0; i < 2; i++)
+        if (zygotes[i].language == language && !strcmp(zygotes[i].template_id, template_id)) return &zygotes[i];
+    return NULL;
+}
+struct zygote *zygote_start(const char *template_id, int language, uint64_t tag, struct err *e) {
+    (void)tag;
+    must(strlen(template_id) < KEEPER_TEMPLATE && language > 0 && language < KEEPER_LANGUAGES);
+    err_set(e, ERR_NOT_FOUND, "no such template");
+    return NULL;
+}
+int zygote_settle(struct zygote *z, struct err *e) { return (void)z, err_set(e, ERR_INTERNAL, "not here"); }
+void zygote_kill(struct zygote *z) { must(z->pid != 0); }
+void zygote_reaped(struct zygote *z) { (void)z; }
+
+int host_template_fd(const char *template_id, struct err *e) {
+    if (strcmp(template_id, good_template)) return err_set(e, ERR_NOT_FOUND, "no such template");
+    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+static void name_is_an_id(const char *name) { must(id_valid(name, "sbx_")); }
+int layer_make(const char *id, uint64_t disk_bytes, struct err *e) {
+    (void)e;
+    name_is_an_id(id);
+    must(disk_bytes >= 1u << 20);
+    return 0;
+}
+int layer_fd(const char *id, struct err *e) { return (void)e, name_is_an_id(id), open("/dev/null", O_RDONLY | O_CLOEXEC); }
+int layer_limit(const char *id, uint64_t bytes, struct err *e) { return (void)e, name_is_an_id(id), must(bytes >= 1u << 20), 0; }
+uint64_t layer_used(const char *id) { return name_is_an_id(id), 0; }
+int layer_remove(const char *id, struct err *e) { return (void)e, name_is_an_id(id), 0; }
+int cgroup_make(const char *id, const struct keeper_limits *l, struct err *e) { return (void)e, name_is_an_id(id), must(l->pids_max >= 8), 0; }
+int cgroup_limit(const char *id, const struct keeper_limits *l, struct err *e) {
+    return (void)e, name_is_an_id(id), must(l->memory_bytes >= 16u << 20 && l->cpu_millis >= 10), 0;
+}
+int cgroup_freeze(const char *id, bool on, struct err *e) { return (void)e, (void)on, name_is_an_id(id), 0; }
+void cgroup_kill(const char *id) { name_is_an_id(id); }
+int cgroup_remove(const char *id) { return name_is_an_id(id), 0; }
+int cgroup_stats(const char *id, struct keeper_stats *s, struct err *e) { return (void)s, (void)e, name_is_an_id(id), 0; }
+uint64_t cgroup_oom_kills(const char *id) { return name_is_an_id(id), 0; }
+int cell_start(const struct cell_start *s, struct err *e) {
+    (void)e;
+    must(s->uid_base >= HOST_UID_BASE && s->uid_base <= 0x7fff0000u - HOST_UID_RANGE && s->limits->open_files >= 1024);
+    return next_pid++;
+}
+int ferry(pid_t sentinel, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
+    (void)im, (void)e;
+    name_is_an_id(to->cell_name);
+    must(sentinel == 7777777);
+    *out = (struct ferry_result){.sentinel = next_pid, .context = next_pid + 1, .control_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
+    next_pid += 2;
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
+    log_open("fuzz", LOG_ERROR);
+    for (size_t i = 0; i < 2; i++) {
+        zygotes[i] = (struct zygote){.language = (int)i + 1, .pid = 7777777, .ready = true, .ready_fd = -1};
+        memcpy(zygotes[i].template_id, good_template, sizeof good_template);
+    }
+    for (; size >= sizeof(struct keeper_request); data += sizeof(struct keeper_request), size -= sizeof(struct keeper_request)) {
+        struct keeper_request q;
+        memcpy(&q, data, sizeof q);
+        q.magic = KEEPER_MAGIC;
+        q.op %= 16;
+        q.cell %= 16;
+        if (q.serial & 1) q.serial = cells[q.cell].serial; /* the fuzzer cannot know it */
+        serve(&q);
+    }
+    /* end what was made, as the reaper would */
+    for (uint32_t i = 0; i < KEEPER_CELLS_MAX && cells[i].used; i++) {
+        for (int slot = 0; slot < KEEPER_SLOTS; slot++) {
+            pid_t context = cells[i].context[slot].context, sentinel = cells[i].context[slot].sentinel;
+            if (context) must(cell_reaped(context, 9));
+            if (sentinel) must(cell_reaped(sentinel, 9));
+        }
+        if (cells[i].guest) must(cell_reaped(cells[i].guest, 9));
+    }
+    must(!cell_sweep());
+    for (uint32_t i = 0; i < 64; i++) must(!cells[i].used);
+    return 0;
+}

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Builds every fuzz target beside this file and runs each for a while: run.py [SECONDS]. Last line: N passed, N failed.
+
+A target is NAME_fuzz.c with its build line in the comment at its top ("clang ... -o /tmp/NAME_fuzz") and its corpus in
+NAME_corpus/. New finds go to a temporary directory, so the kept corpus changes only by hand."""
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def build_line(source):
+    comment = source.read_text().split("*/", 1)[0]
+    text = re.sub(r"\\?\n \*\s*", " ", comment)
+    found = re.search(r"(clang .*?-o) /tmp/\S+", text)
+    if not found:
+        raise SystemExit(f"{source.name}: no build line in its first comment")
+    return found.group(1)
+
+
+def run(source, seconds, scratch):
+    name = source.stem
+    program = scratch / name
+    built = subprocess.run(f"{build_line(source)} {program}", shell=True, cwd=ROOT, capture_output=True, text=True)
+    if built.returncode:
+        return f"does not build:\n{built.stderr[-2000:]}"
+    finds = scratch / (name + ".finds")
+    finds.mkdir()
+    corpus = HERE / name.replace("_fuzz", "_corpus")
+    ran = subprocess.run([program, f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", f"-artifact_prefix={scratch}/", finds,
+                          *([corpus] if corpus.is_dir() else [])], cwd=scratch, capture_output=True, text=True, errors="replace")
+    if ran.returncode:
+        return f"failed:\n{ran.stderr[-4000:]}"
+    runs = re.search(r"Done (\d+) runs", ran.stderr)
+    if not runs or int(runs.group(1)) < 100:
+        return f"ran no inputs:\n{ran.stderr[-2000:]}"
+    print(f"{name}: {runs.group(1)} inputs", flush=True)
+    return None
+
+
+def main():
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    failed = passed = 0
+    with tempfile.TemporaryDirectory(prefix="cella-fuzz-") as scratch:
+        for source in sorted(HERE.glob("*_fuzz.c")):
+            why = run(source, seconds, pathlib.Path(scratch))
+            passed, failed = passed + (why is None), failed + (why is not None)
+            if why:
+                print(f"{source.stem}: {why}", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+sys.exit(main())

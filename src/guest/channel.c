@@ -1,11 +1,13 @@
 #include "guest/channel.h"
 
 #include <endian.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "guest/entry.h"
 #include "guest/env.h"
 #include "guest/loop.h"
 #include "guest/proc.h"
@@ -15,6 +17,7 @@
 #include "wire/guest_proto.h"
 
 #define CREDIT_STEP (GUEST_WINDOW / 4) /* give credit back in steps: fewer frames, and the sender never runs dry */
+#define IDLE_TRIM_MS 1000
 #define CREDIT_MAX (UINT64_C(1) << 40) /* more than a sane daemon ever has outstanding */
 
 static struct channel *channels;
@@ -37,6 +40,12 @@ static struct channel *channel_new(uint32_t number) {
     return c;
 }
 
+/* Nothing has been open for a while: what a burst of work left in the heap goes back to the cell. */
+static void idle_trim(void *arg) {
+    (void)arg;
+    if (!channel_count) (void)malloc_trim(0);
+}
+
 static void channel_drop(struct channel *c) {
     for (struct channel **p = &channels; *p; p = &(*p)->next)
         if (*p == c) {
@@ -46,6 +55,8 @@ static void channel_drop(struct channel *c) {
     channel_count--;
     buf_free(&c->open);
     loop_free(c);
+    static struct loop_timer idle = {.fire = idle_trim};
+    if (!channel_count) loop_after(&idle, IDLE_TRIM_MS);
 }
 
 void channel_send(struct channel *c, uint16_t type, const void *data, size_t n) {
@@ -66,14 +77,15 @@ void channel_consumed(struct channel *c, size_t n) {
 
 static void send_end(uint32_t number, json_object *o) {
     size_t n = 0;
-    const char *text = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+    const char *text =
+        json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
     stream_text(GUEST_END, number, text, n);
     json_object_put(o);
 }
 
 json_object *err_json(const struct err *e) {
     json_object *o = json_object_new_object();
-    json_object_object_add(o, "error", json_object_new_string(e->text));
+    json_object_object_add(o, "error", entry_text(e->text)); /* it may name a file of the cell */
     json_object_object_add(o, "code", json_object_new_string(e->code));
     if (e->hint) json_object_object_add(o, "hint", json_object_new_string(e->hint));
     return o;
@@ -140,7 +152,8 @@ static void open_whole(struct channel *c) {
     int rc = c->open_too_long ? err_set(&e, ERR_TOO_LARGE, "the request is longer than %u bytes", GUEST_OPEN_MAX)
                               : request_parse(c->open.data ? c->open.data : "", c->open.len, &r, &e);
     if (rc == 0 && own != (r.op == OP_RESET || r.op == OP_ENVIRONMENT))
-        rc = err_set(&e, ERR_INVALID, own ? "channel 0 knows only reset and environment" : "that is for channel 0 only");
+        rc =
+            err_set(&e, ERR_INVALID, own ? "channel 0 knows only reset and environment" : "that is for channel 0 only");
     if (own) { /* before the operation: reset clears it too */
         buf_free(&c->open);
         c->opening = c->open_too_long = false;

@@ -20,16 +20,16 @@ struct channel_ops {
     void (*control)(struct channel *, json_object *message); /* NULL: the kind knows no CONTROL */
     void (*close)(struct channel *);                         /* stop; channel_end() follows now or later */
     void (*flow)(struct channel *);                          /* credit or stream_full() changed: look again */
-    void (*forget)(struct channel *);                        /* reset: detach impl, the channel goes away now, without END */
+    void (*forget)(struct channel *); /* reset: detach impl, the channel goes away now, without END */
 };
 
 struct channel {
     uint32_t number;
-    uint64_t credit;  /* DATA bytes that may still be sent */
-    uint32_t window;  /* DATA bytes the daemon may still send */
-    uint32_t owed;    /* consumed, not yet given back */
-    bool data_ended;  /* FRAME_EOF came */
-    struct buf open;  /* OPEN payload while it is being joined */
+    uint64_t credit; /* DATA bytes that may still be sent */
+    uint32_t window; /* DATA bytes the daemon may still send */
+    uint32_t owed;   /* consumed, not yet given back */
+    bool data_ended; /* FRAME_EOF came */
+    struct buf open; /* OPEN payload while it is being joined */
     bool opening, open_too_long;
     const struct channel_ops *ops;
     void *impl;

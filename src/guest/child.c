@@ -12,10 +12,6 @@
 #include <unistd.h>
 
 #include "guest/identity.h"
-#if __has_include("jail/jail.h")
-#include "jail/jail.h"
-#define HAVE_JAIL 1
-#endif
 
 #define STATUS_FD 3    /* where the child keeps status_fd until exec */
 #define SHELL_ARGS 128 /* arguments of a script without a #! line, as execvp(3) runs it */
@@ -31,8 +27,8 @@ void child_set_nofile(const struct rlimit *limit) {
 /* 0, 1, 2 and the status pipe in their places, everything else closed: the stream to the daemon and the keeper's socket
  * are gone from here before the child is anybody's but the guest's. */
 static int place_descriptors(const struct child_spec *s, struct err *e) {
-    /* All sources lie above 2 (the guest keeps 0-2 open), so no dup2 here overwrites one that is still needed. STATUS_FD
-     * is the guest's stream until now. */
+    /* All sources lie above 2 (the guest keeps 0-2 open), so no dup2 here overwrites one that is still needed.
+     * STATUS_FD is the guest's stream until now. */
     if (dup2(s->in_fd, 0) < 0 || dup2(s->out_fd, 1) < 0 || dup2(s->err_fd, 2) < 0 ||
         dup3(s->status_fd, STATUS_FD, O_CLOEXEC) < 0)
         return err_sys(e, errno, "cannot place descriptors");
@@ -123,9 +119,6 @@ static int child_become(const struct child_spec *s, struct err *e) {
         identity_become(s->as_root, e) < 0 || enter_directory(s, e) < 0)
         return -1;
     umask(022);
-#ifdef HAVE_JAIL
-    if (jail_enter(e) < 0) return -1;
-#endif
     return s->argv ? exec_program(s, e) : exec_shell(s, e);
 }
 

@@ -1,5 +1,8 @@
-/* child.h: from fork to exec. The guest prepares everything in a child_spec, forks, and the child runs child_run(), which
- * never returns: it becomes the program, or it says on status_fd why it could not. */
+/* child.h: from fork to exec. The guest prepares everything in a child_spec, forks, and the child runs child_run(),
+ * which never returns: it becomes the program, or it says on status_fd why it could not.
+ *
+ * System-call filter and Landlock rules are not made here: the keeper puts the guest itself under them before its first
+ * instruction, and every child inherits them. */
 #pragma once
 #include <stdbool.h>
 #include <sys/resource.h>

@@ -19,8 +19,8 @@ void env_merge(struct env *list, const struct env *over);
 void env_free(struct env *list);
 const char *env_get(const struct env *list, const char *name);
 
-/* Read NAME=VALUE lines (blank lines and lines starting with # are skipped, others without '=' too) from the file, at most
- * 64 KiB. No file: no entries. Called once, at start. */
+/* Read NAME=VALUE lines (blank lines and lines starting with # are skipped, others without '=' too) from the file, at
+ * most 64 KiB. No file: no entries. Called once, at start. */
 void env_template_load(const char *path);
 /* Replace the cell's extra environment; takes the entries over. */
 void env_extra_set(struct env *extra);

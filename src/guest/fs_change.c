@@ -99,7 +99,7 @@ static int move_place(struct work *w, const struct request *r, const struct plac
     if (errno != EXDEV) return move_error(r, errno, e);
     if (copy_place(w, from, &st, to, r->overwrite, e) < 0)
         return e->sys_errno == EEXIST || e->sys_errno == EINVAL ? move_error(r, e->sys_errno, e)
-                                                               : err_wrap(e, "cannot move %s to %s", r->path, r->to);
+                                                                : err_wrap(e, "cannot move %s to %s", r->path, r->to);
     if (S_ISDIR(st.st_mode) ? remove_tree(NULL, from, r->path, e) < 0
                             : unlinkat(from->dir, from->name, 0) < 0 && err_sys(e, errno, "%s", r->path))
         return err_wrap(e, "copied to %s, but the original could not be removed", r->to);

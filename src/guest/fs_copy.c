@@ -61,7 +61,9 @@ static int finish_dir(int dir, const struct stat *st, struct err *e) {
     cleanup_close int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return err_sys(e, errno, "cannot open a directory");
     copy_owner(fd, st);
-    return fchmod(fd, st->st_mode & 01777) < 0 || futimens(fd, times) < 0 ? err_sys(e, errno, "cannot set mode and time") : 0;
+    return fchmod(fd, st->st_mode & 01777) < 0 || futimens(fd, times) < 0
+               ? err_sys(e, errno, "cannot set mode and time")
+               : 0;
 }
 
 /* Where the copy of an entry goes, looked up from the top of the copy each time: a process of the cell that moves

@@ -24,7 +24,8 @@ static bool is_own_proc(int fd) {
     return !*path || strncmp(path, own, (size_t)n) == 0;
 }
 
-/* A readable descriptor of a regular file: decided before it is opened, because opening a FIFO or a device does things. */
+/* A readable descriptor of a regular file: decided before it is opened, because opening a FIFO or a device does things.
+ */
 static int open_regular(const char *path, struct stat *st, struct err *e) {
     cleanup_close int fd = path_open(path, O_PATH, e);
     if (fd < 0) return -1;
@@ -69,8 +70,9 @@ static int stat_reply(struct work *w, const char *path, struct err *e) {
     struct stat st;
     cleanup_free char *shown = path_shown(path);
     if (place_open(path, false, &p, e) == 0) {
-        int rc = fstatat(p.dir, p.name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? err_sys(e, errno, "%s", path)
-                                                                      : work_reply(w, entry_json(p.dir, p.name, shown, &st), e);
+        int rc = fstatat(p.dir, p.name, &st, AT_SYMLINK_NOFOLLOW) < 0
+                     ? err_sys(e, errno, "%s", path)
+                     : work_reply(w, entry_json(p.dir, p.name, shown, &st), e);
         place_close(&p);
         return rc;
     }

@@ -1,6 +1,7 @@
-/* The operation write. The bytes go to a file without a name (O_TMPFILE: nothing is left behind when the worker dies), or a
- * hidden one where the file system has no such thing; after the end of the data it takes the place of the target in one
- * rename. Appending goes straight to the file, which is cut back to its old length when the data does not come whole. */
+/* The operation write. The bytes go to a file without a name (O_TMPFILE: nothing is left behind when the worker dies),
+ * or a hidden one where the file system has no such thing; after the end of the data it takes the place of the target
+ * in one rename. Appending goes straight to the file, which is cut back to its old length when the data does not come
+ * whole. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "guest/entry.h"
 #include "guest/fs_temp.h"
 #include "guest/path.h"
 #include "guest/work.h"
@@ -58,7 +60,8 @@ static int append(struct work *w, const struct request *r, const struct place *p
     bool there;
     if (check_target(p, r->path, &st, &there, e) < 0) return -1;
     mode_t mode = r->mode >= 0 ? (mode_t)r->mode : DEFAULT_MODE;
-    cleanup_close int fd = path_open_raw(p->dir, p->name, O_WRONLY | O_APPEND | O_NOFOLLOW | (there ? 0 : O_CREAT | O_EXCL), mode, 0);
+    cleanup_close int fd =
+        path_open_raw(p->dir, p->name, O_WRONLY | O_APPEND | O_NOFOLLOW | (there ? 0 : O_CREAT | O_EXCL), mode, 0);
     if (fd < 0) return err_sys(e, errno, "%s", r->path);
     if (fstat(fd, &st) < 0) return err_sys(e, errno, "%s", r->path);
     if (!S_ISREG(st.st_mode)) return err_set(e, ERR_INVALID, "%s is no regular file", r->path);
@@ -81,6 +84,6 @@ int fs_write(struct work *w, const struct request *r, struct err *e) {
     cleanup_free char *shown = path_shown(r->path);
     w->end = json_object_new_object();
     json_object_object_add(w->end, "bytes", json_object_new_int64((int64_t)total));
-    json_object_object_add(w->end, "path", json_object_new_string(shown));
+    json_object_object_add(w->end, "path", entry_text(shown));
     return 0;
 }

@@ -46,7 +46,8 @@ int identity_become(bool as_root, struct err *e) {
     unsigned id = as_root ? 0 : IDENTITY_USER_ID;
     bounding_drop();
     (void)prctl(PR_SET_SECUREBITS, BITS_LOCKED, 0, 0, 0);
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0) return err_sys(e, errno, "cannot clear ambient capabilities");
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+        return err_sys(e, errno, "cannot clear ambient capabilities");
     if (setgroups(0, NULL) < 0) return err_sys(e, errno, "cannot drop groups");
     if (setresgid(id, id, id) < 0 || setresuid(id, id, id) < 0) return err_sys(e, errno, "cannot become uid %u", id);
     if (caps_set(0, e) < 0) return -1;

@@ -11,10 +11,10 @@
 /* Home and default directory: /workspace, or /root. */
 const char *identity_home(bool as_root);
 
-/* For a process of exec: uid and gid 1000 (or 0) in all four places, no group, no capability in any set that can be
- * emptied, securebits locked, no_new_privs. (Emptying the bounding set and locking securebits takes CAP_SETPCAP. Where
- * the guest was started without it, they stay as the keeper set them: with no_new_privs and an empty permitted set no
- * exec gains a capability from them.) */
+/* For a process of exec: uid and gid 1000 (or 0) in all four places, no group, no capability in any set, securebits
+ * locked, no_new_privs. (Emptying the bounding set and locking securebits takes CAP_SETPCAP, which the keeper leaves to
+ * the guest. A guest without it leaves both as they are: with no_new_privs and an empty permitted set no exec gains
+ * anything from them.) */
 int identity_become(bool as_root, struct err *e);
 
 /* For a worker of the guest (worker.h): its real ids stay the guest's own, so that no process of the cell can signal or

@@ -1,5 +1,5 @@
-/* The operations processes, ports and disk. What /proc says of a process is text that the process chose in part: bounded, and
- * made valid UTF-8. */
+/* The operations processes, ports and disk. What /proc says of a process is text that the process chose in part:
+ * bounded, and made valid UTF-8. */
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <dirent.h>
@@ -60,8 +60,8 @@ static json_object *process_of(const char *pid) {
     int ppid = 0;
     unsigned long user = 0, sys = 0;
     long pages = 0;
-    if (sscanf(close + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d %*u %*u %ld", &state, &ppid,
-               &user, &sys, &pages) != 5)
+    if (sscanf(close + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d %*u %*u %ld",
+               &state, &ppid, &user, &sys, &pages) != 5)
         return NULL;
     (void)snprintf(path, sizeof path, "/proc/%.16s", pid);
     if (stat(path, &st) < 0) return NULL;
@@ -72,7 +72,8 @@ static json_object *process_of(const char *pid) {
     json_object_object_add(o, "uid", json_object_new_int64(st.st_uid));
     json_object_object_add(o, "state", entry_text(state_text));
     json_object_object_add(o, "command", command_of(pid, comm));
-    json_object_object_add(o, "cpu_ms", json_object_new_int64((int64_t)((user + sys) * 1000 / (unsigned long)sysconf(_SC_CLK_TCK))));
+    json_object_object_add(o, "cpu_ms",
+                           json_object_new_int64((int64_t)((user + sys) * 1000 / (unsigned long)sysconf(_SC_CLK_TCK))));
     json_object_object_add(o, "memory_bytes", json_object_new_int64((int64_t)pages * sysconf(_SC_PAGESIZE)));
     return o;
 }
@@ -119,8 +120,8 @@ static size_t read_listening(const char *path, struct port *ports, size_t n) {
     uint64_t inode;
     if (!f) return n; /* no IPv6 */
     while (n < PORTS_MAX && fgets(line, sizeof line, f)) {
-        if (sscanf(line, " %*u: %32[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%*x %x %*x:%*x %*x:%*x %*x %*u %*u %" SCNu64, address, &number, &state,
-                   &inode) != 4 ||
+        if (sscanf(line, " %*u: %32[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%*x %x %*x:%*x %*x:%*x %*x %*u %*u %" SCNu64, address,
+                   &number, &state, &inode) != 4 ||
             state != TCP_LISTEN || (strlen(address) != 8 && strlen(address) != 32))
             continue;
         ports[n] = (struct port){.inode = inode, .number = (int)number};
@@ -153,7 +154,8 @@ static int match_all(struct port *ports, size_t n, struct err *e) {
         cleanup_dir DIR *d = opendir("/proc");
         if (!d) return err_sys(e, errno, "/proc");
         for (struct dirent *ent; (ent = readdir(d));)
-            if (isdigit((unsigned char)ent->d_name[0]) && atoi(ent->d_name) != getpid()) match_process(ent->d_name, ports, n);
+            if (isdigit((unsigned char)ent->d_name[0]) && atoi(ent->d_name) != getpid())
+                match_process(ent->d_name, ports, n);
     }
     return 0;
 }

@@ -1,5 +1,5 @@
-/* cella-guest: PID 1 of every cell. It finds the stream to the daemon at descriptor 3, answers it (wire/guest_proto.h), and
- * waits for every process of the cell. It ends when the stream does; the cell ends with it.
+/* cella-guest: PID 1 of every cell. It finds the stream to the daemon at descriptor 3, answers it (wire/guest_proto.h),
+ * and waits for every process of the cell. It ends when the stream does; the cell ends with it.
  *
  * Exit status: 0 the stream ended or broke the protocol (the reason is on stderr), 1 it could not start. */
 #include <errno.h>
@@ -25,7 +25,8 @@
 #define TEMPLATE_ENVIRONMENT "/etc/cella/environment"
 #define FILES_WANTED 4096 /* 256 channels of at most 4 descriptors, 256 drains, and room */
 
-/* Descriptor 0 is /dev/null: stdin of processes that were given none, and never a place where another descriptor lands. */
+/* Descriptor 0 is /dev/null: stdin of processes that were given none, and never a place where another descriptor lands.
+ */
 static int place_null(struct err *e) {
     struct stat st;
     int fd = open("/dev/null", O_RDWR | O_NOCTTY | O_NONBLOCK);
@@ -72,14 +73,13 @@ int main(void) {
         return 1;
     }
     channel_hello();
-    while (!stream_broken()) {
+    while (!stream_over()) {
         stream_flush();
-        if (stream_broken()) break;
+        if (stream_over()) break;
         if (loop_round(&e) < 0) {
             log_error("%s", e.text);
             return 1;
         }
     }
-    log_info("ends: %s", stream_broken());
     return 0;
 }

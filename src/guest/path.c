@@ -23,7 +23,8 @@ int path_open_raw(int dir, const char *path, int flags, mode_t mode, uint64_t re
     };
     int fd;
     do fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
-    while (fd < 0 && (errno == EINTR || (errno == EAGAIN && resolve & RESOLVE_BENEATH))); /* EAGAIN: a rename raced it */
+    while (fd < 0 &&
+           (errno == EINTR || (errno == EAGAIN && resolve & RESOLVE_BENEATH))); /* EAGAIN: a rename raced it */
     return fd;
 }
 
@@ -116,7 +117,8 @@ static int split_open(int base, const char *path, bool parents, struct place *p)
 
 int place_open(const char *path, bool parents, struct place *p, struct err *e) {
     if (split_open(AT_FDCWD, path, parents, p) == 0) return 0;
-    return errno == EINVAL ? err_set(e, ERR_INVALID, "%s names no entry of a directory", path) : err_sys(e, errno, "%s", path);
+    return errno == EINVAL ? err_set(e, ERR_INVALID, "%s names no entry of a directory", path)
+                           : err_sys(e, errno, "%s", path);
 }
 
 int place_follow(struct place *p, struct err *e) {
@@ -126,7 +128,8 @@ int place_follow(struct place *p, struct err *e) {
         if (n < 0) return 0; /* no link, or nothing there yet */
         target[n] = 0;
         struct place next;
-        if (split_open(p->dir, target, false, &next) < 0) return err_sys(e, errno, "the link %s -> %s", p->name, target);
+        if (split_open(p->dir, target, false, &next) < 0)
+            return err_sys(e, errno, "the link %s -> %s", p->name, target);
         place_close(p);
         *p = next;
     }

@@ -76,8 +76,9 @@ static void proc_free(struct proc *p) {
 
 static void proc_end(struct proc *p) {
     char text[48];
-    int n = WIFSIGNALED(p->wait_status) ? snprintf(text, sizeof text, "{\"signal\":%d}", WTERMSIG(p->wait_status))
-                                        : snprintf(text, sizeof text, "{\"exit_code\":%d}", WEXITSTATUS(p->wait_status));
+    int n = WIFSIGNALED(p->wait_status)
+                ? snprintf(text, sizeof text, "{\"signal\":%d}", WTERMSIG(p->wait_status))
+                : snprintf(text, sizeof text, "{\"exit_code\":%d}", WEXITSTATUS(p->wait_status));
     channel_end(p->channel, text, (size_t)n);
     proc_free(p);
 }
@@ -316,9 +317,13 @@ void proc_start(struct channel *c, struct request *r) {
         .status = {.fd = steal_fd(&d.status[0]), .ready = status_ready, .arg = p},
         .in = {.fd = steal_fd(&d.in[1]), .ready = input_ready, .arg = p},
         .out = {.watch = {.fd = steal_fd(&d.out[0]), .ready = output_ready, .arg = &p->out},
-                .proc = p, .frame_type = GUEST_DATA, .left = NO_LIMIT},
+                .proc = p,
+                .frame_type = GUEST_DATA,
+                .left = NO_LIMIT},
         .err = {.watch = {.fd = steal_fd(&d.err[0]), .ready = output_ready, .arg = &p->err},
-                .proc = p, .frame_type = GUEST_DATA_ERR, .left = NO_LIMIT},
+                .proc = p,
+                .frame_type = GUEST_DATA_ERR,
+                .left = NO_LIMIT},
         .grace = {.fire = grace_over, .arg = p},
     };
     ends_close(&d);

@@ -10,7 +10,12 @@
 
 #include "guest/loop.h"
 
+#define REAPED_AT_ONCE 256
+
+static void reap_some(void *arg);
+
 static struct loop_watch signals;
+static struct loop_timer again = {.fire = reap_some};
 static struct reap *entries;
 
 void reap_add(struct reap *r) {
@@ -35,15 +40,25 @@ static void child_ended(pid_t pid, int status) {
         }
 }
 
-/* One SIGCHLD may stand for many children: wait until none is left. */
-static void signal_ready(void *arg, uint32_t events) {
+/* Wait for every child that has ended, but not for ever: a process that makes orphans as fast as they can be waited for
+ * must not keep the guest from its other work. */
+static void reap_some(void *arg) {
     (void)arg;
-    (void)events;
-    struct signalfd_siginfo info;
-    while (read(signals.fd, &info, sizeof info) > 0) continue;
     int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0 || (pid < 0 && errno == EINTR);)
-        if (pid > 0) child_ended(pid, status);
+    for (int i = 0; i < REAPED_AT_ONCE; i++) {
+        pid_t pid = waitpid(-1, &status, WNOHANG);
+        if (pid <= 0) return;
+        child_ended(pid, status);
+    }
+    loop_after(&again, 0);
+}
+
+/* One SIGCHLD may stand for many children. */
+static void signal_ready(void *arg, uint32_t events) {
+    struct signalfd_siginfo info;
+    (void)events;
+    while (read(signals.fd, &info, sizeof info) > 0) continue;
+    reap_some(arg);
 }
 
 int reap_open(struct err *e) {

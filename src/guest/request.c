@@ -9,17 +9,17 @@
 #include "guest/identity.h"
 #include "guest/utf8.h"
 
-#define JSON_DEPTH 8     /* the deepest field is env.NAME */
-#define LIST_DEPTH 1024  /* more levels than PATH_MAX has room for in practice */
-#define ENV_MAX 4096     /* names in one `env`: lists are searched one by one */
+#define JSON_DEPTH 8    /* the deepest field is env.NAME */
+#define LIST_DEPTH 1024 /* more levels than PATH_MAX has room for in practice */
+#define ENV_MAX 4096    /* names in one `env`: lists are searched one by one */
 #define DEFAULT_ROWS 24
 #define DEFAULT_COLS 80
 
 static const char *const op_names[] = {
-    [OP_EXEC] = "exec",           [OP_READ] = "read",   [OP_WRITE] = "write",     [OP_LIST] = "list",
-    [OP_STAT] = "stat",           [OP_MKDIR] = "mkdir", [OP_MOVE] = "move",       [OP_REMOVE] = "remove",
-    [OP_TAR_GET] = "tar_get",     [OP_TAR_PUT] = "tar_put", [OP_WATCH] = "watch", [OP_PROCESSES] = "processes",
-    [OP_PORTS] = "ports",         [OP_DISK] = "disk",   [OP_RESET] = "reset",     [OP_ENVIRONMENT] = "environment",
+    [OP_EXEC] = "exec",       [OP_READ] = "read",       [OP_WRITE] = "write", [OP_LIST] = "list",
+    [OP_STAT] = "stat",       [OP_MKDIR] = "mkdir",     [OP_MOVE] = "move",   [OP_REMOVE] = "remove",
+    [OP_TAR_GET] = "tar_get", [OP_TAR_PUT] = "tar_put", [OP_WATCH] = "watch", [OP_PROCESSES] = "processes",
+    [OP_PORTS] = "ports",     [OP_DISK] = "disk",       [OP_RESET] = "reset", [OP_ENVIRONMENT] = "environment",
 };
 
 /* The field, or NULL when it is missing or null. */
@@ -34,7 +34,8 @@ static int text_of(json_object *v, const char *key, const char **out, struct err
     const char *s = json_object_get_string(v);
     if (strlen(s) != (size_t)json_object_get_string_len(v))
         return err_set(e, ERR_INVALID, "`%s` contains a NUL byte", key);
-    if (!utf8_valid(s)) return err_set(e, ERR_INVALID, "`%s` is no valid UTF-8", key); /* json-c lets overlong forms pass */
+    if (!utf8_valid(s))
+        return err_set(e, ERR_INVALID, "`%s` is no valid UTF-8", key); /* json-c lets overlong forms pass */
     *out = s;
     return 0;
 }
@@ -88,7 +89,8 @@ static int take_env(json_object *o, struct env *out, struct err *e) {
     if (json_object_object_length(v) > ENV_MAX) return err_set(e, ERR_INVALID, "`env` has more than %d names", ENV_MAX);
     json_object_object_foreach(v, name, value) {
         const char *text = NULL;
-        if (!env_name_valid(name) || !utf8_valid(name)) return err_set(e, ERR_INVALID, "`env` has a name that no variable can have");
+        if (!env_name_valid(name) || !utf8_valid(name))
+            return err_set(e, ERR_INVALID, "`env` has a name that no variable can have");
         if (value && text_of(value, "env", &text, e) < 0) return -1;
         env_set(out, name, text);
     }
@@ -136,7 +138,8 @@ static int take_file(json_object *o, struct request *r, struct err *e) {
     int64_t offset = 0, length = -1, mode = -1, depth = 1;
     r->parents = r->op == OP_WRITE;
     if (r->op == OP_MOVE) {
-        if (take_path(o, "from", r->as_root, &r->path, e) < 0 || take_path(o, "to", r->as_root, &r->to, e) < 0) return -1;
+        if (take_path(o, "from", r->as_root, &r->path, e) < 0 || take_path(o, "to", r->as_root, &r->to, e) < 0)
+            return -1;
     } else if (take_path(o, "path", r->as_root, &r->path, e) < 0)
         return -1;
     if (take_number(o, "offset", INT64_MAX, &offset, e) < 0 || take_number(o, "length", INT64_MAX, &length, e) < 0 ||

@@ -39,7 +39,7 @@ struct request {
     /* exec */
     char **argv; /* NULL-terminated; NULL when cmd */
     char *cmd;
-    char *cwd;   /* NULL when not given */
+    char *cwd; /* NULL when not given */
     bool with_stdin, pty;
     uint16_t rows, cols;
     struct env env; /* exec, environment */

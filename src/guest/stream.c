@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "base/log.h"
 #include "guest/channel.h"
 #include "guest/loop.h"
 #include "wire/guest_proto.h"
@@ -22,17 +23,19 @@ struct packet {
 
 static struct loop_watch peer;
 static struct loop_timer retry;
-static const char *broken;
+static bool over;
 static struct packet *first, **last = &first;
 static size_t queued_bytes;
-static bool turned_away; /* stream_full() has said true since the last channels_flow() */
+static bool turned_away;                  /* stream_full() has said true since the last channels_flow() */
 static uint8_t building[WIRE_PACKET_MAX]; /* the packet that frames are being put into */
 static size_t building_len;
 
 void stream_break(const char *reason) {
-    if (!broken) broken = reason;
+    if (!over) log_error("the daemon broke the protocol: %s", reason);
+    over = true;
 }
-const char *stream_broken(void) { return broken; }
+void stream_close(void) { over = true; }
+bool stream_over(void) { return over; }
 
 bool stream_full(void) {
     if (queued_bytes < QUEUE_FULL) return false;
@@ -42,7 +45,7 @@ bool stream_full(void) {
 
 /* 1 sent, 0 not now. */
 static int send_now(const uint8_t *data, size_t len) {
-    if (broken) return 1;
+    if (over) return 1;
     for (;;) {
         if (send(peer.fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return 1;
         if (errno == EINTR) continue;
@@ -51,7 +54,7 @@ static int send_now(const uint8_t *data, size_t len) {
             loop_after(&retry, RETRY_MS);
             return 0;
         }
-        stream_break("the daemon's end is closed");
+        stream_close();
         return 1;
     }
 }
@@ -122,7 +125,7 @@ static void take_packet(const uint8_t *data, size_t len) {
     size_t at = 0;
     struct frame f;
     int got;
-    while (!broken && (got = frame_next(data, len, &at, &f)) != 0) {
+    while (!over && (got = frame_next(data, len, &at, &f)) != 0) {
         if (got < 0)
             stream_break("malformed packet");
         else
@@ -134,13 +137,14 @@ static void peer_ready(void *arg, uint32_t events) {
     (void)arg;
     static uint8_t packet[WIRE_PACKET_MAX];
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR))) return;
-    for (int i = 0; i < PACKETS_A_ROUND && !broken; i++) {
+    for (int i = 0; i < PACKETS_A_ROUND && !over; i++) {
         struct iovec part = {.iov_base = packet, .iov_len = sizeof packet};
-        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1}; /* no room for control data: passed descriptors are dropped */
+        struct msghdr m = {.msg_iov = &part,
+                           .msg_iovlen = 1}; /* no room for control data: passed descriptors are dropped */
         ssize_t n = recvmsg(peer.fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
         if (n <= 0)
-            stream_break("the daemon's end is closed");
+            stream_close();
         else if (m.msg_flags & MSG_TRUNC)
             stream_break("packet over the limit");
         else

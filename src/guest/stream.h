@@ -1,8 +1,8 @@
 /* stream.h: the guest's end of the stream to the daemon (wire/guest_proto.h): packets in, frames out.
  *
- * Frames queued during one round of the loop leave together in as few packets as hold them (stream_flush). A daemon that
- * does not read makes the queue grow only by REPLY, END and CREDIT frames: whoever produces DATA looks at stream_full()
- * first and is woken through channels_flow() when there is room again. */
+ * Frames queued during one round of the loop leave together in as few packets as hold them (stream_flush). A daemon
+ * that does not read makes the queue grow only by REPLY, END and CREDIT frames: whoever produces DATA looks at
+ * stream_full() first and is woken through channels_flow() when there is room again. */
 #pragma once
 #include <json-c/json.h>
 #include <stdbool.h>
@@ -23,7 +23,9 @@ void stream_text(uint16_t type, uint32_t channel, const char *text, size_t n);
 void stream_flush(void);
 /* Drop everything queued (a new daemon took over). */
 void stream_drop(void);
-/* The stream is over: peer gone, or it broke the protocol. The reason is for the log. */
+/* The stream is over because the daemon broke the protocol. The reason is for the log. */
 void stream_break(const char *reason);
-/* NULL while the stream lives. */
-const char *stream_broken(void);
+/* The stream is over because its other end is closed. */
+void stream_close(void);
+/* True after either. */
+bool stream_over(void);

@@ -1,6 +1,7 @@
-/* The operation tar_get: a tree as a pax archive, written while it is walked. Names are relative to the directory asked for
- * (its own entry is left out); a single file is the only entry, under its own name. Sockets, FIFOs and devices are left out
- * and counted in END's "skipped". A file that shrinks while it is read ends the operation: the archive would not be true. */
+/* The operation tar_get: a tree as a pax archive, written while it is walked. Names are relative to the directory asked
+ * for (its own entry is left out); a single file is the only entry, under its own name. Sockets, FIFOs and devices are
+ * left out and counted in END's "skipped". A file that shrinks while it is read ends the operation: the archive would
+ * not be true. */
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
@@ -33,7 +34,8 @@ static la_ssize_t give(struct archive *a, void *arg, const void *bytes, size_t n
 
 static int tar_error(struct packing *p, const char *name, struct err *e) {
     const char *text = archive_error_string(p->tar);
-    return err_set(e, archive_errno(p->tar) == ECANCELED ? ERR_CONFLICT : ERR_INTERNAL, "%s: %s", name, text ? text : "tar");
+    return err_set(e, archive_errno(p->tar) == ECANCELED ? ERR_CONFLICT : ERR_INTERNAL, "%s: %s", name,
+                   text ? text : "tar");
 }
 
 static int put_contents(struct packing *p, int fd, int64_t size, const char *name, struct err *e) {
@@ -120,7 +122,8 @@ int tar_get(struct work *w, const struct request *r, struct err *e) {
     struct packing p = {.work = w, .tar = archive_write_new()};
     if (!p.tar) abort();
     int rc = 0;
-    if (archive_write_set_format_pax(p.tar) != ARCHIVE_OK || archive_write_set_bytes_per_block(p.tar, WORK_CHUNK) != ARCHIVE_OK ||
+    if (archive_write_set_format_pax(p.tar) != ARCHIVE_OK ||
+        archive_write_set_bytes_per_block(p.tar, WORK_CHUNK) != ARCHIVE_OK ||
         archive_write_set_bytes_in_last_block(p.tar, 1) != ARCHIVE_OK ||
         archive_write_open(p.tar, &p, NULL, give, NULL) != ARCHIVE_OK)
         rc = tar_error(&p, "tar", e);

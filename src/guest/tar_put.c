@@ -2,8 +2,8 @@
  *
  * Nothing of an entry is written unless its name stays inside: no "..", not absolute, no link (an older one on disk
  * included) that leads out on the way (RESOLVE_BENEATH decides, not string work), and for links a target that stays
- * inside too. Files are written under a hidden name and renamed when complete. Owner is the requesting user; set-id bits are
- * dropped. The first bad entry ends the operation; the entries before it stay. */
+ * inside too. Files are written under a hidden name and renamed when complete. Owner is the requesting user; set-id
+ * bits are dropped. The first bad entry ends the operation; the entries before it stay. */
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
@@ -19,7 +19,8 @@
 #include "guest/tar_name.h"
 #include "guest/work.h"
 
-#define LATE_MODES_MAX 65536 /* directories whose mode is set at the end, because it would lock out their own entries */
+#define LATE_MODES_MAX 65536 /* directories whose mode is set at the end, because it would lock out their own entries  \
+                              */
 
 struct late_mode {
     char *path;
@@ -59,12 +60,13 @@ static int tar_error(struct unpacking *u, struct err *e) {
 
 /* openat2 says EXDEV when a symlink on the way leads out of the tree. */
 static int place_error(const char *name, struct err *e) {
-    if (errno == EXDEV || errno == ELOOP) return err_set(e, ERR_INVALID, "the entry %s leads out of the directory", name);
+    if (errno == EXDEV || errno == ELOOP)
+        return err_set(e, ERR_INVALID, "the entry %s leads out of the directory", name);
     return err_sys(e, errno, "%s", name);
 }
 
-/* The directory of an entry, made when missing, and the entry's last name. Files may pass through symlinks that stay inside;
- * links may not (`links`): where they point is judged by their name. */
+/* The directory of an entry, made when missing, and the entry's last name. Files may pass through symlinks that stay
+ * inside; links may not (`links`): where they point is judged by their name. */
 static int entry_place(struct unpacking *u, const char *name, bool links, struct place *p, struct err *e) {
     const char *slash = strrchr(name, '/'), *last = slash ? slash + 1 : name;
     cleanup_free char *parent = strndup(slash ? name : ".", slash ? (size_t)(slash - name) : 1);
@@ -89,7 +91,8 @@ static int put_file(struct unpacking *u, struct archive_entry *entry, const char
     if (rc == 0 && got != ARCHIVE_EOF) rc = tar_error(u, e);
     if (rc == 0 && archive_entry_size_is_set(entry) && ftruncate(t.fd, archive_entry_size(entry)) < 0)
         rc = err_sys(e, errno, "%s", name); /* a sparse file may end in a hole */
-    struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_sec = archive_entry_mtime(entry), .tv_nsec = archive_entry_mtime_nsec(entry)}};
+    struct timespec times[2] = {{.tv_nsec = UTIME_NOW},
+                                {.tv_sec = archive_entry_mtime(entry), .tv_nsec = archive_entry_mtime_nsec(entry)}};
     if (rc == 0 && archive_entry_mtime_is_set(entry)) (void)futimens(t.fd, times);
     if (rc == 0 && fchmod(t.fd, archive_entry_perm(entry) & 0777) < 0) rc = err_sys(e, errno, "%s", name);
     if (rc == 0 && temp_publish(&t, p->name) < 0) rc = err_sys(e, errno, "%s", name);
@@ -103,7 +106,8 @@ static int put_dir(struct unpacking *u, struct archive_entry *entry, const char 
     if (mkdirat(p->dir, p->name, mode | 0700) < 0) {
         struct stat st;
         int kept = errno;
-        if (fstatat(p->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode)) return err_sys(e, kept, "%s", name);
+        if (fstatat(p->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(st.st_mode))
+            return err_sys(e, kept, "%s", name);
         return 0; /* there already: its mode is its owner's business */
     }
     if ((mode & 0700) == 0700 || u->late_n >= LATE_MODES_MAX) return 0;
@@ -130,7 +134,8 @@ static int put_symlink(const char *target, const char *name, const struct place 
     return publish_link(hidden, name, p, e);
 }
 
-static int put_hardlink(struct unpacking *u, const char *target, const char *name, const struct place *p, struct err *e) {
+static int put_hardlink(struct unpacking *u, const char *target, const char *name, const struct place *p,
+                        struct err *e) {
     char clean[PATH_MAX], hidden[TEMP_NAME_SIZE];
     struct place from;
     temp_name(hidden);
@@ -172,7 +177,8 @@ static int put_entry(struct unpacking *u, struct archive_entry *entry, struct er
 static int set_late_modes(struct unpacking *u, struct err *e) {
     int rc = 0;
     for (size_t i = u->late_n; i-- > 0;) { /* children before parents */
-        cleanup_close int fd = path_open_raw(u->top, u->late[i].path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, RESOLVE_BENEATH);
+        cleanup_close int fd =
+            path_open_raw(u->top, u->late[i].path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, RESOLVE_BENEATH);
         if (rc == 0 && (fd < 0 || fchmod(fd, u->late[i].mode) < 0)) rc = err_sys(e, errno, "%s", u->late[i].path);
         free(u->late[i].path);
     }
@@ -201,7 +207,8 @@ int tar_put(struct work *w, const struct request *r, struct err *e) {
     u.top = r->parents ? path_make_dirs(AT_FDCWD, r->path, 0755, 0, &made)
                        : path_open_raw(AT_FDCWD, r->path, O_PATH | O_DIRECTORY, 0, 0);
     int rc = u.top < 0 ? err_sys(e, errno, "%s", r->path) : 0;
-    if (rc == 0 && (archive_read_support_format_tar(u.tar) != ARCHIVE_OK || archive_read_support_filter_gzip(u.tar) != ARCHIVE_OK ||
+    if (rc == 0 && (archive_read_support_format_tar(u.tar) != ARCHIVE_OK ||
+                    archive_read_support_filter_gzip(u.tar) != ARCHIVE_OK ||
                     archive_read_open(u.tar, &u, NULL, take, NULL) != ARCHIVE_OK))
         rc = tar_error(&u, e);
     if (rc == 0) rc = unpack(&u, e);

@@ -36,9 +36,10 @@ struct walk_item {
 
 /* Start in dir (taken over; a readable directory descriptor). */
 int walk_open(struct walk *w, int dir, struct err *e);
-/* 1: *item is the next entry; 0: all seen; -1. Entries that vanish between the reading of a directory and their turn are
- * left out. */
+/* 1: *item is the next entry; 0: all seen; -1. Entries that vanish between the reading of a directory and their turn
+ * are left out. */
 int walk_next(struct walk *w, struct walk_item *item, struct err *e);
-/* Go into the directory that walk_next just gave. -1 with sys_errno set when it cannot be opened: the walk may go on. */
+/* Go into the directory that walk_next just gave. -1 with sys_errno set when it cannot be opened: the walk may go on.
+ */
 int walk_enter(struct walk *w, struct walk_item *item, struct err *e);
 void walk_close(struct walk *w);

@@ -1,8 +1,8 @@
 /* The operation watch: inotify as JSON lines, until the channel is closed.
  *
- * {"type": "create|write|remove|rename|chmod", "path"}: rename is told with the old path, what appears by a rename as create
- * with the new one. {"type": "overflow", "path"}: the kernel's queue was full and events are missing; look at the tree again.
- * Recursive: new directories are watched as they appear; what is in them already is told as created. */
+ * {"type": "create|write|remove|rename|chmod", "path"}: rename is told with the old path, what appears by a rename as
+ * create with the new one. {"type": "overflow", "path"}: the kernel's queue was full and events are missing; look at
+ * the tree again. Recursive: new directories are watched as they appear; what is in them already is told as created. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -94,8 +94,8 @@ static int watch_below(struct watching *s, int fd, const char *path, bool news, 
         if (asprintf(&full, "%s/%s", strcmp(path, "/") ? path : "", item.path) < 0) abort();
         if (news) rc = tell(s, "create", full, e);
         if (rc < 0 || !S_ISDIR(item.st.st_mode)) continue;
-        /* First the watch, then the look inside: nothing is made unseen in between. A directory that is gone or that the
-         * user may not read has nothing to watch. */
+        /* First the watch, then the look inside: nothing is made unseen in between. A directory that is gone or that
+         * the user may not read has nothing to watch. */
         cleanup_close int dir = openat(item.dir, item.name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (dir < 0) continue;
         if (watch_fd(s, dir, full, &id, e) < 0)
@@ -130,7 +130,8 @@ static void forget_below(struct watching *s, const char *path) {
 
 static int take_event(struct watching *s, const struct inotify_event *ev, struct err *e) {
     struct watched *d = by_id(s, ev->wd);
-    if (ev->mask & IN_Q_OVERFLOW) return tell(s, "overflow", by_id(s, s->root_id) ? by_id(s, s->root_id)->path : "/", e);
+    if (ev->mask & IN_Q_OVERFLOW)
+        return tell(s, "overflow", by_id(s, s->root_id) ? by_id(s, s->root_id)->path : "/", e);
     if (!d) return 0; /* from before a rename */
     if (ev->mask & IN_IGNORED) {
         forget(s, d);
@@ -140,9 +141,9 @@ static int take_event(struct watching *s, const struct inotify_event *ev, struct
     if (self && ev->wd != s->root_id) return 0; /* its parent tells */
     cleanup_free char *path = NULL;
     if (asprintf(&path, self ? "%s" : "%s/%s", self || strcmp(d->path, "/") ? d->path : "", ev->name) < 0) abort();
-    const char *type = ev->mask & (IN_CREATE | IN_MOVED_TO)      ? "create"
-                       : ev->mask & IN_MODIFY                    ? "write"
-                       : ev->mask & (IN_DELETE | IN_DELETE_SELF) ? "remove"
+    const char *type = ev->mask & (IN_CREATE | IN_MOVED_TO)        ? "create"
+                       : ev->mask & IN_MODIFY                      ? "write"
+                       : ev->mask & (IN_DELETE | IN_DELETE_SELF)   ? "remove"
                        : ev->mask & (IN_MOVED_FROM | IN_MOVE_SELF) ? "rename"
                                                                    : "chmod";
     if (tell(s, type, path, e) < 0) return -1;

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <locale.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -39,7 +38,8 @@ int work_data(struct work *w, const void *bytes, size_t n, struct err *e) {
 
 static int send_json(struct work *w, uint16_t type, json_object *o, struct err *e) {
     size_t n = 0;
-    const char *text = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+    const char *text =
+        json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
     int rc = 0;
     for (; rc == 0 && n > WORK_CHUNK; text += WORK_CHUNK, n -= WORK_CHUNK)
         rc = send_frame(w, type, FRAME_MORE, text, WORK_CHUNK, e);
@@ -58,7 +58,8 @@ int work_lines_flush(struct work *w, struct err *e) {
 
 int work_line(struct work *w, json_object *o, struct err *e) {
     size_t n = 0;
-    const char *text = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+    const char *text =
+        json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
     buf_append(&w->lines, text, n);
     buf_append(&w->lines, "\n", 1);
     json_object_put(o);
@@ -105,7 +106,8 @@ static work_op *op_function(enum op op) {
     }
 }
 
-/* Only the link stays; what libraries might print goes to /dev/null (the guest's descriptor 0), not to the keeper's log. */
+/* Only the link stays; what libraries might print goes to /dev/null (the guest's descriptor 0), not to the keeper's
+ * log. */
 static int work_isolate(int *link, const struct request *r, struct err *e) {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigset_t none;
@@ -117,7 +119,6 @@ static int work_isolate(int *link, const struct request *r, struct err *e) {
     if (sigaction(SIGXFSZ, &ignore, NULL) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0)
         return err_sys(e, errno, "cannot reset signals");
     umask(0);
-    (void)setlocale(LC_CTYPE, "C.UTF-8"); /* libarchive: names in archives are UTF-8 */
     return identity_file_access(r->as_root, r->op == OP_PORTS, e);
 }
 

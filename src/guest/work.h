@@ -14,8 +14,8 @@
 
 struct work {
     int link;
-    struct buf lines;  /* JSON lines not sent yet */
-    json_object *end;  /* END payload of success; NULL: {} */
+    struct buf lines; /* JSON lines not sent yet */
+    json_object *end; /* END payload of success; NULL: {} */
     uint8_t packet[65536];
     const uint8_t *got; /* unread part of the last packet */
     size_t got_len;
@@ -27,7 +27,8 @@ _Noreturn void work_run(int link, const struct request *r);
 
 /* Send bytes as DATA; blocks while the channel has no credit. -1: nobody listens any more. */
 int work_data(struct work *w, const void *bytes, size_t n, struct err *e);
-/* Queue one JSON object as a line of DATA (takes o); sent by the next work_lines_flush() or when enough came together. */
+/* Queue one JSON object as a line of DATA (takes o); sent by the next work_lines_flush() or when enough came together.
+ */
 int work_line(struct work *w, json_object *o, struct err *e);
 int work_lines_flush(struct work *w, struct err *e);
 /* Send REPLY; takes o. */
@@ -40,5 +41,5 @@ int work_wanted(struct work *w, struct err *e);
 
 /* The operations. Each returns 0 and may set w->end, or fills *e. */
 typedef int work_op(struct work *w, const struct request *r, struct err *e);
-work_op fs_read, fs_write, fs_list, fs_stat, fs_mkdir, fs_move, fs_remove, tar_get, tar_put, fs_watch, inspect_processes,
-    inspect_ports, inspect_disk;
+work_op fs_read, fs_write, fs_list, fs_stat, fs_mkdir, fs_move, fs_remove, tar_get, tar_put, fs_watch,
+    inspect_processes, inspect_ports, inspect_disk;

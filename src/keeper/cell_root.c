@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "keeper/host.h"
 
 /* Files of /proc that tell about the host or its hardware, or act on it; covered by the null device. What programs
  * ordinarily read (cpuinfo, meminfo, stat, uptime, loadavg, version, filesystems, self, sys, net) stays. */
@@ -21,9 +22,10 @@ static const char *const masked_files[] = {
     "cmdline",    "kcore",      "keys",      "key-users", "kmsg",      "kallsyms",    "kpagecount", "kpageflags", "kpagecgroup",
     "modules",    "partitions", "diskstats", "swaps",     "iomem",     "ioports",     "interrupts", "softirqs",   "locks",
     "timer_list", "slabinfo",   "vmallocinfo", "schedstat", "buddyinfo", "zoneinfo",  "pagetypeinfo", "sysrq-trigger", "latency_stats",
-    "mtrr",       "config.gz",  "crypto",    "consoles",  "mdstat",
+    "mtrr",       "config.gz",  "crypto",    "consoles",  "mdstat",    "bootconfig", "cgroups",    "devices",   "misc",
+    "dma",        "allocinfo",
 };
-static const char *const masked_directories[] = {"acpi", "asound", "bus", "driver", "fs", "irq", "scsi", "tty", "pressure", "sysvipc"};
+static const char *const masked_directories[] = {"acpi", "asound", "bus", "driver", "dynamic_debug", "fs", "irq", "scsi", "tty", "pressure", "sysvipc"};
 
 static int attach(int fd, const char *where, struct err *e) {
     if (syscall(SYS_move_mount, fd, "", AT_FDCWD, where, MOVE_MOUNT_F_EMPTY_PATH)) return err_sys(e, errno, "attach %s", where);
@@ -50,13 +52,16 @@ static int mount_devices(const struct cell_root *r, struct err *e) {
     char shm[64];
     (void)snprintf(shm, sizeof shm, "mode=1777,size=%llu", (unsigned long long)r->shm_bytes);
     if (attach(r->dev_fd, "dev", e)) return -1;
-    if (mount_at("devpts", "dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620", e)) return -1;
+    char pts[64]; /* terminals are counted host-wide */
+    (void)snprintf(pts, sizeof pts, "newinstance,ptmxmode=0666,mode=0620,max=%d", host.off[LAYER_USERLIMITS] ? 1 << 20 : HOST_PTYS_PER_CELL);
+    if (mount_at("devpts", "dev/pts", MS_NOSUID | MS_NOEXEC, pts, e)) return -1;
     if (mount_at("tmpfs", "dev/shm", MS_NOSUID | MS_NODEV, shm, e)) return -1;
     return mount_at("mqueue", "dev/mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e);
 }
 
 static int mask_proc(struct err *e) {
     char path[64];
+    if (host.off[LAYER_MASKS]) return 0;
     for (size_t i = 0; i < sizeof masked_files / sizeof *masked_files; i++) {
         (void)snprintf(path, sizeof path, "/proc/%s", masked_files[i]);
         if (mount("/dev/null", path, NULL, MS_BIND, NULL) && errno != ENOENT) return err_sys(e, errno, "mask %s", path);
@@ -85,9 +90,10 @@ static int limit_namespace(struct err *e) {
     } limit[] = {
         {"max_user_namespaces", "0"},  {"max_pid_namespaces", "0"},  {"max_mnt_namespaces", "0"},   {"max_net_namespaces", "0"},
         {"max_ipc_namespaces", "0"},   {"max_uts_namespaces", "0"},  {"max_cgroup_namespaces", "0"}, {"max_time_namespaces", "0"},
-        {"max_inotify_instances", "128"}, {"max_inotify_watches", "16384"}, {"max_fanotify_groups", "0"}, {"max_fanotify_marks", "0"},
+        {"max_inotify_instances", HOST_INOTIFY_INSTANCES_PER_CELL}, {"max_inotify_watches", HOST_INOTIFY_WATCHES_PER_CELL}, {"max_fanotify_groups", "0"}, {"max_fanotify_marks", "0"},
     };
     char path[96];
+    if (host.off[LAYER_USERLIMITS]) return 0;
     for (size_t i = 0; i < sizeof limit / sizeof *limit; i++) {
         (void)snprintf(path, sizeof path, "/proc/sys/user/%s", limit[i].name);
         if (write_text(path, limit[i].value, e)) return -1;

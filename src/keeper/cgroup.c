@@ -195,6 +195,10 @@ static int limit_memory(const char *name, uint64_t bytes, struct err *e) {
     }
     if (!v1[MEMORY][0]) return 0;
     (void)write_in(v1[MEMORY], name, NULL, "memory.swappiness", "0", &ignored);
+    /* v1 counts the buffers of sockets apart, and only where they have a limit: without one a cell could park the host's share of them */
+    char sockets[32];
+    (void)snprintf(sockets, sizeof sockets, "%llu", (unsigned long long)bytes / 8);
+    if (write_in(v1[MEMORY], name, NULL, "memory.kmem.tcp.limit_in_bytes", sockets, &ignored)) log_debug("%s", ignored.text);
     return write_in(v1[MEMORY], name, NULL, "memory.limit_in_bytes", text, e);
 }
 
@@ -202,7 +206,7 @@ static int limit_cpu(const char *name, uint32_t cpu_millis, struct err *e) {
     char text[64];
     if (on_v2[CPU]) {
         (void)snprintf(text, sizeof text, "%u 100000", cpu_millis * 100);
-        return write_in(v2, name, NULL, "cpu.max", text, e);
+        return write_in(v2, name, "run", "cpu.max", text, e);
     }
     if (!v1[CPU][0]) return 0;
     (void)snprintf(text, sizeof text, "%u", cpu_millis * 100); /* of the default period of 100,000 us */
@@ -225,6 +229,7 @@ static int make_group(const char *group, const char *name, const char *leaf, str
 
 int cgroup_make(const char *name, const struct keeper_limits *l, struct err *e) {
     if (make_group(v2, name, NULL, e) || make_group(v2, name, "run", e) || make_group(v2, name, "sentinel", e)) return -1;
+    if (on_v2[CPU] && write_in(v2, name, NULL, "cgroup.subtree_control", "+cpu", e)) return -1;
     for (int c = 0; c < CONTROLLERS; c++)
         if (v1[c][0] && make_group(v1[c], name, NULL, e)) return -1;
     return l ? cgroup_limit(name, l, e) : 0;
@@ -233,7 +238,8 @@ int cgroup_make(const char *name, const struct keeper_limits *l, struct err *e) 
 int cgroup_enter_leaf(const char *name, enum cgroup_place place, pid_t pid, struct err *e) {
     char text[16];
     (void)snprintf(text, sizeof text, "%d", pid);
-    return write_in(v2, name, place == CGROUP_RUN ? "run" : "sentinel", "cgroup.procs", text, e);
+    if (write_in(v2, name, place == CGROUP_RUN ? "run" : "sentinel", "cgroup.procs", text, e)) return -1;
+    return place == CGROUP_RUN && v1[CPU][0] ? write_in(v1[CPU], name, NULL, "cgroup.procs", text, e) : 0;
 }
 
 int cgroup_enter(const char *name, enum cgroup_place place, pid_t pid, struct err *e) {
@@ -241,7 +247,7 @@ int cgroup_enter(const char *name, enum cgroup_place place, pid_t pid, struct er
     (void)snprintf(text, sizeof text, "%d", pid);
     if (cgroup_enter_leaf(name, place, pid, e)) return -1;
     for (int c = 0; c < CONTROLLERS; c++)
-        if (v1[c][0] && write_in(v1[c], name, NULL, "cgroup.procs", text, e)) return -1;
+        if (c != CPU && v1[c][0] && write_in(v1[c], name, NULL, "cgroup.procs", text, e)) return -1;
     return 0;
 }
 

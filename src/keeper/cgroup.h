@@ -3,7 +3,8 @@
  * Below the keeper's own group of each hierarchy stands one group per instance ("cella-" + hash of the state directory), below it one per
  * cell. In v2 a cell's group has two leaves: `run` (everything of the cell: frozen as one) and `sentinel` (the stopped copies
  * that keep memory alive: never frozen, because a frozen task cannot run an injected call). Memory, cpu and pids are
- * taken from v2 where its controllers can be enabled, else from v1. */
+ * taken from v2 where its controllers can be enabled, else from v1. The cpu limit holds for `run` only: an injected call must not
+ * wait for its turn among the cell's own tasks, because the keeper waits for it. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,7 +26,7 @@ int cgroup_make(const char *name, const struct keeper_limits *, struct err *);
 int cgroup_limit(const char *name, const struct keeper_limits *, struct err *);
 /* Put pid (0: the caller) into the group, in every hierarchy that is used. */
 int cgroup_enter(const char *name, enum cgroup_place, pid_t, struct err *);
-/* Only the v2 leaf: for a task that was born in the other one. */
+/* The leaf and what differs between the leaves: for a task that was born in the other one. */
 int cgroup_enter_leaf(const char *name, enum cgroup_place, pid_t, struct err *);
 int cgroup_freeze(const char *name, bool on, struct err *);
 /* SIGKILL to every process of the group. */

@@ -142,7 +142,7 @@ static void passage_calls(struct batch *b, const struct ferry_target *to) {
     batch_add(b, SYS_setgroups, 0, 0, 0, 0, 0);
     batch_add(b, SYS_setresgid, CELL_UID_USER, CELL_UID_USER, CELL_UID_USER, 0, 0);
     batch_add(b, SYS_setresuid, CELL_UID_USER, CELL_UID_USER, CELL_UID_USER, 0, 0);
-    batch_add(b, SYS_capset, AT(cap_header), AT(cap_data), 0, 0, 0);
+    if (!host.off[LAYER_CAPS]) batch_add(b, SYS_capset, AT(cap_header), AT(cap_data), 0, 0, 0);
     batch_add(b, SYS_clone3, AT(clone), sizeof(struct clone_args), 0, 0, 0);
 }
 
@@ -194,7 +194,8 @@ int ferry(pid_t sentinel, const struct image *im, const struct ferry_target *to,
     int rc = streams_post(to->slot_fd, &s, e);
     if (!rc) rc = inject_single(sentinel, base, SYS_clone, arg, &result, &copy, e);
     if (!rc && result < 0) rc = err_sys(e, (int)-result, "copy the sentinel");
-    /* memory is charged to the group of the task that owns it: the copy */
+    /* memory is charged to the group of the task that owns it: the copy. Not its cpu limit: a busy cell would make the ferry, and with it
+     * every other cell, wait. */
     if (!rc) rc = cgroup_enter(to->cell_name, CGROUP_SENTINEL, copy, e);
     if (!rc) rc = cross(copy, im, to, &context, e);
     if (!rc) rc = settle(im, to, context, e);

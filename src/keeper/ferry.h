@@ -5,6 +5,7 @@
  * Create from a zygote, restart of a context and, later, fork of a live one are this one operation with another image. */
 #pragma once
 #include "keeper/image.h"
+#include "wire/guest_proto.h"
 
 struct ferry_target {
     const char *cell_name; /* its control groups */
@@ -18,7 +19,5 @@ struct ferry_result {
     pid_t sentinel, context; /* host pids; both are the keeper's children */
     int control_fd, stdout_fd, stderr_fd; /* the daemon's ends, owned by the caller */
 };
-
-#define GUEST_FD_RULES 201 /* Landlock rule set, held by the guest for the ferry */
 
 int ferry(pid_t sentinel, const struct image *, const struct ferry_target *, struct ferry_result *, struct err *);

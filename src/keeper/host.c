@@ -93,20 +93,24 @@ static int make_devices(struct err *e) {
     return 0;
 }
 
-/* Cells share one owner of user namespaces; each has its own ceilings, so the common ones may be high (design §8.1). */
+/* Cells share one owner of user namespaces, and terminals: each has its own ceilings, so the common ones may be the sum of them. */
 static void raise_common_limits(void) {
-    static const char *const files[] = {"/proc/sys/user/max_inotify_instances", "/proc/sys/user/max_inotify_watches",
-                                        "/proc/sys/user/max_user_namespaces", "/proc/sys/user/max_pid_namespaces",
-                                        "/proc/sys/user/max_net_namespaces", "/proc/sys/user/max_mnt_namespaces",
-                                        "/proc/sys/user/max_ipc_namespaces", "/proc/sys/user/max_uts_namespaces",
-                                        "/proc/sys/user/max_cgroup_namespaces"};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        cleanup_close int fd = open(files[i], O_RDWR | O_CLOEXEC);
+    static const struct {
+        const char *file;
+        long want;
+    } limit[] = {
+        {"/proc/sys/user/max_inotify_instances", 128l * KEEPER_CELLS_MAX}, {"/proc/sys/user/max_inotify_watches", 16384l * KEEPER_CELLS_MAX},
+        {"/proc/sys/user/max_user_namespaces", 128l * KEEPER_CELLS_MAX},   {"/proc/sys/user/max_pid_namespaces", 128l * KEEPER_CELLS_MAX},
+        {"/proc/sys/user/max_net_namespaces", 128l * KEEPER_CELLS_MAX},    {"/proc/sys/user/max_mnt_namespaces", 128l * KEEPER_CELLS_MAX},
+        {"/proc/sys/user/max_ipc_namespaces", 128l * KEEPER_CELLS_MAX},    {"/proc/sys/user/max_uts_namespaces", 128l * KEEPER_CELLS_MAX},
+        {"/proc/sys/user/max_cgroup_namespaces", 128l * KEEPER_CELLS_MAX}, {"/proc/sys/kernel/pty/max", (long)HOST_PTYS_PER_CELL * KEEPER_CELLS_MAX},
+    };
+    for (size_t i = 0; i < sizeof limit / sizeof *limit; i++) {
+        cleanup_close int fd = open(limit[i].file, O_RDWR | O_CLOEXEC);
         char text[32] = "";
-        const long want = 128l * KEEPER_CELLS_MAX;
-        if (fd < 0 || read(fd, text, sizeof text - 1) <= 0 || atol(text) >= want) continue;
-        int n = snprintf(text, sizeof text, "%ld", want);
-        if (pwrite(fd, text, (size_t)n, 0) < 0) log_warn("cannot raise %s: %s", files[i], strerror(errno));
+        if (fd < 0 || read(fd, text, sizeof text - 1) <= 0 || atol(text) >= limit[i].want) continue;
+        int n = snprintf(text, sizeof text, "%ld", limit[i].want);
+        if (pwrite(fd, text, (size_t)n, 0) < 0) log_warn("cannot raise %s: %s", limit[i].file, strerror(errno));
     }
 }
 
@@ -164,11 +168,12 @@ int child_rlimits(uint32_t open_files, struct err *e) {
         int what;
         rlim_t value;
     } limit[] = {
-        {RLIMIT_NOFILE, open_files}, {RLIMIT_CORE, 0},          {RLIMIT_SIGPENDING, 4096}, {RLIMIT_MSGQUEUE, 819200},
+        {RLIMIT_NOFILE, open_files}, {RLIMIT_CORE, HOST_NO_CORE}, {RLIMIT_SIGPENDING, 4096}, {RLIMIT_MSGQUEUE, 819200},
         {RLIMIT_MEMLOCK, 64u << 20}, {RLIMIT_RTPRIO, 0},        {RLIMIT_NICE, 0},          {RLIMIT_NPROC, RLIM_INFINITY},
     };
     for (size_t i = 0; i < sizeof limit / sizeof *limit; i++) {
         struct rlimit r;
+        if (host.off[LAYER_USERLIMITS] && (limit[i].what == RLIMIT_SIGPENDING || limit[i].what == RLIMIT_MSGQUEUE)) continue;
         if (lower_rlimit(limit[i].what, limit[i].value, &r) || setrlimit((__rlimit_resource_t)limit[i].what, &r))
             return err_sys(e, errno, "resource limit %d", limit[i].what);
     }

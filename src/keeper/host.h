@@ -17,6 +17,15 @@
 #define CELL_UID_USER 1000  /* code of a cell */
 #define CELL_UID_GUEST 65533 /* cella-guest */
 
+/* Ceilings of one cell for what the kernel counts per owner of the namespace or per host; host_open raises the common ones to the sum. */
+#define HOST_PTYS_PER_CELL 128
+#define HOST_INOTIFY_INSTANCES_PER_CELL "128"
+#define HOST_INOTIFY_WATCHES_PER_CELL "16384"
+
+/* RLIMIT_CORE of everything in a cell. Not 0: where core_pattern names a program, 0 would still run it, as root of the host, on memory that
+ * the cell wrote; 1 is the value that stops that, and the filter keeps code in a cell from changing it. */
+#define HOST_NO_CORE 1
+
 #define FD_STUB (CONTEXT_FD + 1) /* in a zygote at its start: the sealed code */
 
 /* Layers of defence. All on, except in a build with -Dtest_layers=true, where --without NAME switches one off so that the hostile tests

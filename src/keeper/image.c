@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "keeper/host.h"
 
 #ifndef PR_GET_TID_ADDRESS
 #define PR_GET_TID_ADDRESS 40
@@ -120,10 +121,13 @@ int image_apply_kernel(const struct image *im, int i, pid_t to, struct err *e) {
     batch_add(&b, SYS_prctl, PR_SET_NAME, base + (long)offsetof(__typeof__(arg), name), 0, 0, 0);
     if (i == 0) {
         batch_add(&b, SYS_set_tid_address, (long)t->clear_tid, 0, 0, 0, 0);
+        /* The zygote's session and process group are those of its copies in every cell: kill(0, SIGCONT) would reach them all. */
+        batch_add(&b, SYS_setsid, 0, 0, 0, 0, 0);
         batch_add(&b, SYS_umask, im->umask, 0, 0, 0, 0);
         if (im->cwd[0]) batch_try(&b, SYS_chdir, base + (long)offsetof(__typeof__(arg), cwd), 0, 0, 0, 0);
     }
-    batch_add(&b, SYS_capset, base + (long)offsetof(__typeof__(arg), none.header), base + (long)offsetof(__typeof__(arg), none.data), 0, 0, 0);
+    if (!host.off[LAYER_CAPS])
+        batch_add(&b, SYS_capset, base + (long)offsetof(__typeof__(arg), none.header), base + (long)offsetof(__typeof__(arg), none.data), 0, 0, 0);
     /* every change of credentials made the shared memory undumpable: debuggers of the cell's own user would be shut out */
     if (i == 0) batch_add(&b, SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
     return inject_batch(to, &t->regs, &b, NULL, e);

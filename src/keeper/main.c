@@ -84,6 +84,8 @@ static void prepare_process(void) {
         (void)setrlimit(RLIMIT_NOFILE, &files);
         log_warn("open files stay limited to %llu: about %llu cells", (unsigned long long)files.rlim_max, (unsigned long long)files.rlim_max / 8);
     }
+    const struct rlimit no_core = {HOST_NO_CORE, HOST_NO_CORE}; /* here: a child cannot raise a hard limit of 0 any more */
+    (void)setrlimit(RLIMIT_CORE, &no_core);
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&set);

@@ -158,6 +158,21 @@ static int single_threaded(pid_t pid, struct err *e) {
     return n == 1 ? 0 : err_set(e, ERR_INVALID, "the template's warm interpreter has %d threads; only one can be cloned", n);
 }
 
+/* A mapping that its copies could all write would be one memory of every cell. "sh" stands for a shared mapping of something opened for writing. */
+static int nothing_shared(pid_t pid, struct err *e) {
+    char path[64], line[512], mapping[512] = "";
+    (void)snprintf(path, sizeof path, "/proc/%d/smaps", pid);
+    cleanup_file FILE *f = fopen(path, "re");
+    if (!f) return err_sys(e, errno, "open %s", path);
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        if (strncmp(line, "VmFlags:", 8) && strchr(line, '-') && (line[0] < 'A' || line[0] > 'Z')) memcpy(mapping, line, sizeof mapping);
+        if (!strncmp(line, "VmFlags:", 8) && strstr(line, " sh"))
+            return err_set(e, ERR_INVALID, "the template's warm interpreter shares memory that all its copies could write: %.200s", mapping);
+    }
+    return 0;
+}
+
 /* The stub's page and its data pages (arch.h). Before they exist, calls are stepped at the fork point's own instruction. */
 static int map_stub(pid_t pid, const arch_regs *regs, struct err *e) {
     uint64_t at = arch_call_address(regs);
@@ -201,6 +216,7 @@ int zygote_settle(struct zygote *z, struct err *e) {
     inject_deadline(10000);
     int rc = seize_at_fork_point(z->pid, &regs, e);
     if (!rc) rc = single_threaded(z->pid, e);
+    if (!rc) rc = nothing_shared(z->pid, e);
     if (!rc) rc = map_stub(z->pid, &regs, e);
     if (!rc) rc = task_set_regs(z->pid, &regs, e);
     if (!rc) rc = image_capture(&z->image, z->pid, e);

@@ -79,6 +79,7 @@
 /* Descriptors the guest finds when it starts. */
 #define GUEST_FD_STREAM 3  /* the guest stream */
 #define GUEST_FD_SLOTS 200 /* receive end of the keeper's slot socket: never touched by the guest, see keeper/ferry.h */
+#define GUEST_FD_RULES 201 /* the cell's Landlock rule set, where the kernel has Landlock: the same */
 
 enum guest_frame {
     /* daemon -> guest */

@@ -1,13 +1,14 @@
 /* Fuzz target (libFuzzer): the payload of OPEN, as the daemon sends it to cella-guest.
  *
  * Build and run, from the root of the repository:
- *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/guest_open_fuzz.c \
- *     src/guest/request.c src/guest/env.c src/guest/identity.c src/guest/utf8.c src/base/err.c src/base/buf.c -ljson-c \
- *     -o /tmp/guest_open_fuzz
+ *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc \
+ *     tests/fuzz/guest_open_fuzz.c src/guest/request.c src/guest/env.c src/guest/identity.c src/guest/utf8.c \
+ *     src/base/err.c src/base/buf.c -ljson-c -o /tmp/guest_open_fuzz
  *   /tmp/guest_open_fuzz -max_total_time=10 tests/fuzz/guest_open_corpus
  *
- * What must hold for every input: an error has a word and a sentence and leaves nothing allocated; a request taken has
- * what its operation needs, no path is relative or longer than the kernel takes, and no text holds a broken UTF-8 sequence. */
+ * What must hold for every input: an error has a word and a sentence and leaves nothing allocated; a request taken
+ * has what its operation needs, no path is relative or longer than the kernel takes, and no text holds a broken UTF-8
+ * sequence. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,9 @@ static void must(int holds) {
     if (!holds) abort();
 }
 
-static void check_path(const char *path) { must(path && path[0] == '/' && strlen(path) < PATH_MAX && utf8_valid(path)); }
+static void check_path(const char *path) {
+    must(path && path[0] == '/' && strlen(path) < PATH_MAX && utf8_valid(path));
+}
 
 static void check_exec(const struct request *r) {
     must(!r->argv != !r->cmd);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/seccomp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,6 +15,10 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "jail/landlock_policy.h"
+#include "jail/seccomp_policy.h"
+#include "wire/guest_proto.h"
 
 #define GUEST_ID 65533
 #define FIRST_ID 1500000000u /* host id of the cell's 0: nobody's on a machine that runs tests */
@@ -68,12 +73,13 @@ static void make_devices(void) {
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) make_device(devices[i]);
     make_dir("dev/pts", 0755, 0);
     make_dir("dev/shm", 01777, 0);
-    need(mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") == 0, "devpts");
+    need(mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") == 0,
+         "devpts");
     need(symlink("pts/ptmx", "dev/ptmx") == 0, "ptmx");
 }
 
 static void become_guest(void) {
-    static const int caps[] = {CAP_SETUID, CAP_SETGID, CAP_KILL, CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER};
+    static const int caps[] = {CAP_SETUID, CAP_SETGID, CAP_SETPCAP, CAP_KILL, CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER};
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[2] = {0};
     uint64_t keep = 0;
@@ -81,7 +87,8 @@ static void become_guest(void) {
     for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
         if (!(keep >> cap & 1)) need(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0, "bounding set");
     need(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0, "keepcaps");
-    need(setgroups(0, NULL) == 0 && setresgid(GUEST_ID, GUEST_ID, GUEST_ID) == 0 && setresuid(GUEST_ID, GUEST_ID, GUEST_ID) == 0,
+    need(setgroups(0, NULL) == 0 && setresgid(GUEST_ID, GUEST_ID, GUEST_ID) == 0 &&
+             setresuid(GUEST_ID, GUEST_ID, GUEST_ID) == 0,
          "identity");
     data[0].effective = data[0].permitted = data[0].inheritable = (uint32_t)keep;
     need(syscall(SYS_capset, &head, data) == 0, "capset");
@@ -127,6 +134,20 @@ void cell_map_ids(pid_t pid) {
     }
 }
 
+/* The same layers as the keeper's: the guest and all it starts live under them. */
+static void enter_jail(void) {
+    struct err e;
+    struct sock_fprog filter;
+    int rules = -1;
+    if (landlock_policy_abi())
+        need((rules = landlock_policy_build(&e)) >= 0 && dup2(rules, GUEST_FD_SLOTS + 1) >= 0, "Landlock rules");
+    become_guest();
+    need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
+    if (rules >= 0) need(landlock_policy_enter(rules, &e) == 0, "Landlock");
+    need(seccomp_policy_build(&filter, &e) == 0, "filter");
+    need(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0) == 0, "seccomp");
+}
+
 void cell_enter(const char *root) {
     static const char *const borrowed[] = {"/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64"};
     need(setgroups(0, NULL) == 0 && setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0, "root of the namespace");
@@ -143,5 +164,5 @@ void cell_enter(const char *root) {
     make_devices();
     need(mount("proc", "proc", "proc", MS_NOSUID, NULL) == 0, "proc");
     need(syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0 && chdir("/") == 0, "pivot_root");
-    become_guest();
+    enter_jail();
 }

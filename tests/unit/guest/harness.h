@@ -1,7 +1,9 @@
 /* harness.h: runs the real cella-guest on a socket pair and speaks its protocol, for the tests of this folder.
  *
- * GUEST_IN_CELL starts it as the keeper does: own user, pid, mount, ipc, uts, net and cgroup namespaces, an own root (tmpfs,
- * with the host's /usr and /etc), /workspace as an overlay, /proc, /dev, a devpts, uid 65533 with the six capabilities. GUEST_PLAIN starts it as root beside the test. Both need root.
+ * GUEST_IN_CELL starts it as the keeper does: own user, pid, mount, ipc, uts, net and cgroup namespaces, an own root
+ * (tmpfs, with the host's /usr and /etc), /workspace as an overlay, /proc, /dev, a devpts, uid 65533 with the guest's
+ * capabilities, Landlock, the system-call filter, and something at the descriptors that it must neither use nor pass
+ * on. GUEST_PLAIN starts it as root beside the test. Both need root.
  *
  * Every wait has a deadline; running into it fails the test with what was being waited for. */
 #pragma once
@@ -26,10 +28,10 @@ enum guest_mode { GUEST_IN_CELL, GUEST_PLAIN };
 
 struct channel_seen {
     struct buf out, err, reply, end;
-    uint64_t out_total; /* bytes of DATA, also when not kept */
-    uint64_t send_credit; /* what may still be sent to the guest */
+    uint64_t out_total;             /* bytes of DATA, also when not kept */
+    uint64_t send_credit;           /* what may still be sent to the guest */
     bool ended, discard, no_credit; /* discard: count DATA, do not keep it; no_credit: give none back */
-    uint32_t hash;      /* of all DATA, FNV-1a */
+    uint32_t hash;                  /* of all DATA, FNV-1a */
 };
 
 struct guest {
@@ -90,4 +92,4 @@ long guest_memory_kib(const struct guest *g);
 #else
 #define MEMORY_SCALE 1
 #endif
-#define expect_memory_below(g, kib) assert_in_range(guest_memory_kib(g), 1, (kib) * MEMORY_SCALE)
+#define expect_memory_below(g, kib) assert_in_range(guest_memory_kib(g), 1, (kib)*MEMORY_SCALE)

@@ -23,7 +23,8 @@ static void read_and_write(void **state) {
     struct channel_seen *c = write_text(g, "\"path\":\"a/b/c.txt\"", "hello");
     assert_int_equal(json_number(&c->end, "bytes"), 5);
     assert_string_equal(json_word(&c->end, "path"), "/workspace/a/b/c.txt");
-    assert_string_equal(guest_sh(g, "user", "stat -c '%%a %%u %%g %%s' a/b/c.txt; stat -c %%a a/b"), "644 1000 1000 5\n755\n");
+    assert_string_equal(guest_sh(g, "user", "stat -c '%%a %%u %%g %%s' a/b/c.txt; stat -c %%a a/b"),
+                        "644 1000 1000 5\n755\n");
     c = guest_run(g, PATH("read", "/workspace/a/b/c.txt"));
     assert_string_equal(c->out.data, "hello");
     assert_int_equal(json_number(&c->end, "bytes"), 5);
@@ -60,7 +61,8 @@ static void modes_and_owners(void **state) {
     expect_error(guest_run(g, PATH("read", "/root/x")), "permission_denied");
     expect_error(write_text(g, "\"path\":\"/etc2/x\"", "z"), "permission_denied");
     expect_ok(write_text(g, "\"user\":\"root\",\"path\":\"secret\",\"mode\":384", "s"));
-    assert_string_equal(guest_sh(g, "root", "stat -c '%%u %%a' ~/secret; test ! -e /workspace/secret && echo ok"), "0 600\nok\n");
+    assert_string_equal(guest_sh(g, "root", "stat -c '%%u %%a' ~/secret; test ! -e /workspace/secret && echo ok"),
+                        "0 600\nok\n");
     expect_ok(write_text(g, "\"user\":\"root\",\"path\":\"/workspace/locked\",\"mode\":384", "s"));
     expect_error(guest_run(g, PATH("read", "locked")), "permission_denied");
     /* The directory is the user's, so a rename over it would work: the file itself says no. */
@@ -79,14 +81,18 @@ static void own_memory_is_no_file(void **state) {
     struct guest *g = guest_start(GUEST_IN_CELL);
     static const char *const users[] = {"user", "root"};
     for (size_t i = 0; i < 2; i++) {
-        expect_error(guest_run(g, OP("read", "\"user\":\"%s\",\"path\":\"/proc/self/environ\""), users[i]), "permission_denied");
-        expect_error(guest_run(g, OP("read", "\"user\":\"%s\",\"path\":\"/proc/thread-self/mem\""), users[i]), "permission_denied");
-        expect_error(guest_run(g, OP("read", "\"user\":\"%s\",\"path\":\"/proc/1/mem\""), users[i]), "permission_denied");
+        expect_error(guest_run(g, OP("read", "\"user\":\"%s\",\"path\":\"/proc/self/environ\""), users[i]),
+                     "permission_denied");
+        expect_error(guest_run(g, OP("read", "\"user\":\"%s\",\"path\":\"/proc/thread-self/mem\""), users[i]),
+                     "permission_denied");
+        expect_error(guest_run(g, OP("read", "\"user\":\"%s\",\"path\":\"/proc/1/mem\""), users[i]),
+                     "permission_denied");
         struct channel_seen *c = guest_run(g, OP("read", "\"user\":\"%s\",\"path\":\"/proc/self/fd/3\""), users[i]);
         assert_true(json_has(&c->end, "error"));
         c = guest_run(g, OP("list", "\"user\":\"%s\",\"path\":\"/proc/self/root/\""), users[i]);
         assert_true(json_has(&c->end, "error")); /* a magic link */
-        uint32_t ch = guest_open(g, OP("write", "\"user\":\"%s\",\"path\":\"/proc/self/mem\",\"append\":true"), users[i]);
+        uint32_t ch =
+            guest_open(g, OP("write", "\"user\":\"%s\",\"path\":\"/proc/self/mem\",\"append\":true"), users[i]);
         guest_data(g, ch, "x", 1, true);
         assert_true(json_has(&guest_wait_end(g, ch)->end, "error"));
     }
@@ -102,7 +108,9 @@ static void close_midway_leaves_the_old_file(void **state) {
     for (size_t i = 0; i < 3; i++) {
         uint32_t ch = guest_open(g, OP("write", "%s"), how[i]);
         guest_data(g, ch, half, sizeof half, false);
-        if (i == 1) guest_sh(g, "user", "for i in $(seq 100); do test $(stat -c %%s f) -gt 3 && exit; sleep 0.02; done; exit 9");
+        if (i == 1)
+            guest_sh(g, "user",
+                     "for i in $(seq 100); do test $(stat -c %%s f) -gt 3 && exit; sleep 0.02; done; exit 9");
         guest_close(g, ch);
         expect_error(guest_wait_end(g, ch), "conflict");
         assert_string_equal(guest_run(g, PATH("read", "f"))->out.data, "old");
@@ -116,7 +124,8 @@ static void full_disk(void **state) {
     static char megabytes[2 << 20];
     struct guest *g = guest_start(GUEST_IN_CELL);
     guest_put(g, "/small/f", "old");
-    static const char *const how[] = {"\"path\":\"/small/f\"", "\"path\":\"/small/f\",\"append\":true", "\"path\":\"/small/new\""};
+    static const char *const how[] = {"\"path\":\"/small/f\"", "\"path\":\"/small/f\",\"append\":true",
+                                      "\"path\":\"/small/new\""};
     for (size_t i = 0; i < 3; i++) {
         uint32_t ch = guest_open(g, OP("write", "%s"), how[i]);
         guest_data(g, ch, megabytes, sizeof megabytes, true);
@@ -131,7 +140,9 @@ static void full_disk(void **state) {
 static void special_files_are_refused(void **state) {
     (void)state;
     struct guest *g = guest_start(GUEST_IN_CELL);
-    guest_sh(g, "user", "mkfifo pipe; ln -s pipe topipe; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"sock\")'");
+    guest_sh(
+        g, "user",
+        "mkfifo pipe; ln -s pipe topipe; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"sock\")'");
     static const char *const paths[] = {"pipe", "topipe", "sock", "/dev/zero", "/dev/tty"};
     for (size_t i = 0; i < 5; i++) {
         int64_t start = monotonic_ms();
@@ -149,13 +160,16 @@ static void special_files_are_refused(void **state) {
 static void symlinks(void **state) {
     (void)state;
     struct guest *g = guest_start(GUEST_IN_CELL);
-    guest_sh(g, "user", "mkdir real other; echo one > real/f; ln -s real/f link; ln -s real dir; ln -s new dangling; ln -s loop loop; ln -s ../other real/up");
+    guest_sh(g, "user",
+             "mkdir real other; echo one > real/f; ln -s real/f link; ln -s real dir; ln -s new dangling; ln -s loop "
+             "loop; ln -s ../other real/up");
     expect_ok(write_text(g, "\"path\":\"link\"", "two"));
     expect_ok(write_text(g, "\"path\":\"dir/g\"", "three"));
     expect_ok(write_text(g, "\"path\":\"dangling\"", "four"));
     expect_ok(write_text(g, "\"path\":\"dir/up/h\"", "five"));
     expect_error(write_text(g, "\"path\":\"loop\"", "x"), "invalid_request");
-    assert_string_equal(guest_sh(g, "user", "cat real/f real/g new other/h; readlink link dangling"), "twothreefourfivereal/f\nnew\n");
+    assert_string_equal(guest_sh(g, "user", "cat real/f real/g new other/h; readlink link dangling"),
+                        "twothreefourfivereal/f\nnew\n");
     struct channel_seen *c = guest_run(g, PATH("stat", "link"));
     assert_string_equal(json_word(&c->reply, "type"), "symlink");
     assert_string_equal(json_word(&c->reply, "target"), "real/f");
@@ -163,7 +177,9 @@ static void symlinks(void **state) {
     assert_string_equal(json_word(&guest_run(g, PATH("stat", "dir/.."))->reply, "path"), "/workspace");
     /* Removing a link to a directory removes the link. */
     expect_ok(guest_run(g, OP("remove", "\"path\":\"dir\",\"recursive\":true")));
-    guest_sh(g, "user", "mkdir tree; echo keep > keep; ln -s ../real tree/l; ln -s /workspace/keep tree/k; mkdir tree/sub; ln -s ../.. tree/sub/up");
+    guest_sh(g, "user",
+             "mkdir tree; echo keep > keep; ln -s ../real tree/l; ln -s /workspace/keep tree/k; mkdir tree/sub; ln -s "
+             "../.. tree/sub/up");
     expect_ok(guest_run(g, OP("remove", "\"path\":\"tree\",\"recursive\":true")));
     assert_string_equal(guest_sh(g, "user", "test ! -e tree; cat keep; ls real"), "keep\nf\ng\nup\n");
     /* A user's path through a link into root's realm is still the user's. */
@@ -176,10 +192,13 @@ static void symlinks(void **state) {
 static void listing(void **state) {
     (void)state;
     struct guest *g = guest_start(GUEST_IN_CELL);
-    guest_sh(g, "user", "mkdir -p b/c/d closed; chmod 0 closed; echo x > a; ln -s a l; touch b/c/d/deep; touch $(printf 'bad\\377name') 'q\"u\\o'");
+    guest_sh(g, "user",
+             "mkdir -p b/c/d closed; chmod 0 closed; echo x > a; ln -s a l; touch b/c/d/deep; touch $(printf "
+             "'bad\\377name') 'q\"u\\o'");
     struct channel_seen *c = guest_run(g, PATH("list", "."));
     assert_int_equal(json_number(&c->end, "entries"), 6);
-    assert_non_null(strstr(c->out.data, "{\"name\":\"a\",\"path\":\"/workspace/a\",\"type\":\"file\",\"size\":2,\"mode\":420,\"uid\":1000,\"gid\":1000,"));
+    assert_non_null(strstr(c->out.data, "{\"name\":\"a\",\"path\":\"/workspace/"
+                                        "a\",\"type\":\"file\",\"size\":2,\"mode\":420,\"uid\":1000,\"gid\":1000,"));
     assert_non_null(strstr(c->out.data, "\"name\":\"bad\xef\xbf\xbdname\""));
     assert_non_null(strstr(c->out.data, "\"name\":\"q\\\"u\\\\o\""));
     assert_null(strstr(c->out.data, "\"c\""));
@@ -200,7 +219,8 @@ static void listing(void **state) {
 static void mkdir_move_remove(void **state) {
     (void)state;
     struct guest *g = guest_start(GUEST_IN_CELL);
-    assert_non_null(strstr(guest_run(g, OP("mkdir", "\"path\":\"a/b/c\",\"parents\":true,\"mode\":448"))->end.data, "true"));
+    assert_non_null(
+        strstr(guest_run(g, OP("mkdir", "\"path\":\"a/b/c\",\"parents\":true,\"mode\":448"))->end.data, "true"));
     assert_string_equal(guest_sh(g, "user", "stat -c %%a a/b a/b/c"), "755\n700\n");
     assert_non_null(strstr(guest_run(g, PATH("mkdir", "a/b/c"))->end.data, "false"));
     expect_error(guest_run(g, PATH("mkdir", "x/y")), "not_found");
@@ -226,9 +246,13 @@ static void mkdir_move_remove(void **state) {
 static void move_between_file_systems(void **state) {
     (void)state;
     struct guest *g = guest_start(GUEST_IN_CELL);
-    guest_sh(g, "user", "mkdir -p t/sub/deep t/empty; chmod 700 t/sub; echo 1 > t/one; chmod 640 t/one; echo 2 > t/sub/deep/two; ln -s ../one t/sub/l; touch -d '2001-02-03' t/one t/empty");
+    guest_sh(g, "user",
+             "mkdir -p t/sub/deep t/empty; chmod 700 t/sub; echo 1 > t/one; chmod 640 t/one; echo 2 > t/sub/deep/two; "
+             "ln -s ../one t/sub/l; touch -d '2001-02-03' t/one t/empty");
     expect_ok(guest_run(g, OP("move", "\"from\":\"t\",\"to\":\"/small/t\"")));
-    assert_string_equal(guest_sh(g, "user", "test ! -e t; cd /small; ls -A; cat t/one t/sub/deep/two t/sub/l; stat -c %%a t/one t/sub t/empty; date -r t/one +%%Y; date -r t/empty +%%Y"),
+    assert_string_equal(guest_sh(g, "user",
+                                 "test ! -e t; cd /small; ls -A; cat t/one t/sub/deep/two t/sub/l; stat -c %%a t/one "
+                                 "t/sub t/empty; date -r t/one +%%Y; date -r t/empty +%%Y"),
                         "t\n1\n2\n1\n640\n700\n755\n2001\n2001\n");
     guest_put(g, "f", "file");
     expect_error(guest_run(g, OP("move", "\"from\":\"f\",\"to\":\"/small/t/one\"")), "already_exists");
@@ -244,7 +268,8 @@ static void move_between_file_systems(void **state) {
     guest_stop(g);
 }
 
-/* What lies in the template's layer is moved by copying (overlayfs says EXDEV), removed with whiteouts, written over. */
+/* What lies in the template's layer is moved by copying (overlayfs says EXDEV), removed with whiteouts, written over.
+ */
 static void template_layer(void **state) {
     (void)state;
     struct guest *g = guest_start(GUEST_IN_CELL);
@@ -266,7 +291,9 @@ static void deep_trees(void **state) {
     (void)state;
     struct guest *g = guest_start(GUEST_IN_CELL);
     /* 3,000 levels of 20-byte names: no path reaches the bottom, and no process has a descriptor for each. */
-    guest_sh(g, "user", "python3 -c 'import os\nfor i in range(3000):\n os.mkdir(\"d\"*20); os.chdir(\"d\"*20)\nopen(\"x\",\"w\")'");
+    guest_sh(
+        g, "user",
+        "python3 -c 'import os\nfor i in range(3000):\n os.mkdir(\"d\"*20); os.chdir(\"d\"*20)\nopen(\"x\",\"w\")'");
     expect_ok(guest_run(g, OP("remove", "\"path\":\"dddddddddddddddddddd\",\"recursive\":true")));
     assert_string_equal(guest_sh(g, "user", "ls -A"), "");
     guest_stop(g);
@@ -331,80 +358,6 @@ static void slow_reader(void **state) {
     guest_stop(g);
 }
 
-static void watching(void **state) {
-    (void)state;
-    struct guest *g = guest_start(GUEST_IN_CELL);
-    guest_sh(g, "user", "mkdir -p w/old");
-    uint32_t ch = guest_open(g, OP("watch", "\"path\":\"w\",\"recursive\":true"));
-    guest_wait_reply(g, ch);
-    guest_sh(g, "user", "echo 1 > w/old/f; mkdir -p w/new/er; echo 2 > w/new/er/g; mv w/old/f w/f2; chmod 600 w/f2; rm w/f2");
-    guest_wait_text(g, ch, "{\"type\":\"create\",\"path\":\"/workspace/w/old/f\"}\n");
-    guest_wait_text(g, ch, "{\"type\":\"write\",\"path\":\"/workspace/w/old/f\"}\n");
-    guest_wait_text(g, ch, "{\"type\":\"create\",\"path\":\"/workspace/w/new\"}\n");
-    guest_wait_text(g, ch, "{\"type\":\"create\",\"path\":\"/workspace/w/new/er/g\"}\n");
-    guest_wait_text(g, ch, "{\"type\":\"rename\",\"path\":\"/workspace/w/old/f\"}\n");
-    guest_wait_text(g, ch, "{\"type\":\"create\",\"path\":\"/workspace/w/f2\"}\n");
-    guest_wait_text(g, ch, "{\"type\":\"chmod\",\"path\":\"/workspace/w/f2\"}\n");
-    guest_wait_text(g, ch, "{\"type\":\"remove\",\"path\":\"/workspace/w/f2\"}\n");
-    guest_sh(g, "user", "mv w/new w/renamed; sleep 0.2; echo 3 > w/renamed/er/h");
-    guest_wait_text(g, ch, "{\"type\":\"create\",\"path\":\"/workspace/w/renamed/er/h\"}\n");
-    guest_close(g, ch);
-    assert_string_equal(guest_wait_end(g, ch)->end.data, "{}");
-    ch = guest_open(g, PATH("watch", "w"));
-    guest_wait_reply(g, ch);
-    guest_sh(g, "user", "echo 1 > w/old/unseen; echo 1 > w/seen");
-    guest_wait_text(g, ch, "/workspace/w/seen");
-    assert_null(strstr(g->channels[ch].out.data, "unseen"));
-    expect_error(guest_run(g, PATH("watch", "nowhere")), "not_found");
-    expect_error(guest_run(g, PATH("watch", "/root")), "permission_denied");
-    guest_stop(g);
-}
-
-static void processes_and_ports(void **state) {
-    (void)state;
-    struct guest *g = guest_start(GUEST_IN_CELL);
-    uint32_t ch = guest_open(g, "{\"op\":\"exec\",\"argv\":[\"python3\",\"-uc\",\"import socket,time\\n"
-                                "s=socket.create_server(('127.0.0.1',4711)); t=socket.create_server(('::1',4712),family=socket.AF_INET6)\\n"
-                                "print('ready'); time.sleep(60)\"]}");
-    /* The net namespace is new: its loopback is down, but can be listened on; ::1 needs it up. */
-    for (int64_t end = monotonic_ms() + WAIT_MS; !g->channels[ch].out.len && !g->channels[ch].ended && monotonic_ms() < end;)
-        (void)guest_pump(g, 100);
-    bool v6 = !g->channels[ch].ended;
-    if (!v6) {
-        ch = guest_open(g, "{\"op\":\"exec\",\"argv\":[\"python3\",\"-uc\",\"import socket,time\\n"
-                           "s=socket.create_server(('127.0.0.1',4711)); print('ready'); time.sleep(60)\"]}");
-        guest_wait_text(g, ch, "ready");
-    }
-    long long pid = json_number(&g->channels[ch].reply, "pid");
-    char expect[128];
-    struct channel_seen *c = guest_run(g, "{\"op\":\"ports\"}");
-    (void)snprintf(expect, sizeof expect, "{\"port\":4711,\"pid\":%lld,\"address\":\"127.0.0.1\"}", pid);
-    assert_non_null(strstr(c->reply.data, expect));
-    c = guest_run(g, "{\"op\":\"processes\"}");
-    (void)snprintf(expect, sizeof expect, "{\"pid\":%lld,\"ppid\":1,\"uid\":1000,\"state\":\"S\",\"command\":\"python3 -uc import socket", pid);
-    assert_non_null(strstr(c->reply.data, expect));
-    guest_close(g, ch);
-    guest_wait_end(g, ch);
-    c = guest_run(g, "{\"op\":\"ports\"}");
-    assert_string_equal(c->reply.data, "{\"ports\":[]}");
-    guest_stop(g);
-}
-
-/* A process of the cell can neither stop nor kill a file operation, and its death is told as what it is. */
-static void workers_are_out_of_reach(void **state) {
-    (void)state;
-    struct guest *g = guest_start(GUEST_IN_CELL);
-    uint32_t ch = guest_open(g, PATH("write", "f"));
-    guest_data(g, ch, "half", 4, false);
-    const char *find = "p=$(for d in /proc/[0-9]*; do test \"$(cut -d' ' -f4 $d/stat 2>/dev/null)\" = 1 && grep -qs '^Uid:.65533' $d/status && echo ${d#/proc/}; done);";
-    assert_string_equal(guest_sh(g, "user", "%s test -n \"$p\" && for s in 9 19; do kill -$s $p 2>/dev/null || echo -n no; done; cat /proc/$p/environ >/dev/null 2>&1 || echo -n no", find), "nonono");
-    assert_string_equal(guest_sh(g, "root", "%s kill -9 $p 2>/dev/null || echo -n no; head -c1 /proc/$p/mem 2>/dev/null || echo -n no", find), "nono");
-    guest_data(g, ch, " done", 5, true);
-    expect_ok(guest_wait_end(g, ch));
-    assert_string_equal(guest_run(g, PATH("read", "f"))->out.data, "half done");
-    guest_stop(g);
-}
-
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(read_and_write),
@@ -421,9 +374,6 @@ int main(int argc, char **argv) {
         cmocka_unit_test(deep_trees),
         cmocka_unit_test(large_file),
         cmocka_unit_test(slow_reader),
-        cmocka_unit_test(watching),
-        cmocka_unit_test(processes_and_ports),
-        cmocka_unit_test(workers_are_out_of_reach),
     };
     return guest_tests_main(argc, argv, "guest_files", tests, sizeof tests / sizeof *tests);
 }

@@ -1,4 +1,5 @@
-/* What the guest takes apart without a process around it: OPEN requests, names in archives, environments. No root needed. */
+/* What the guest takes apart without a process around it: OPEN requests, names in archives, environments. No root
+ * needed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,8 +26,11 @@ static int parse(const char *json) {
 
 static void exec_requests(void **state) {
     (void)state;
-    assert_int_equal(parse("{\"op\":\"exec\",\"argv\":[\"ls\",\"-l\"],\"cwd\":\"sub\",\"env\":{\"A\":\"1\",\"B\":null},\"stdin\":true,"
-                           "\"pty\":{\"rows\":7},\"user\":\"root\",\"unknown\":[1,2]}"), 0);
+    assert_int_equal(
+        parse(
+            "{\"op\":\"exec\",\"argv\":[\"ls\",\"-l\"],\"cwd\":\"sub\",\"env\":{\"A\":\"1\",\"B\":null},\"stdin\":true,"
+            "\"pty\":{\"rows\":7},\"user\":\"root\",\"unknown\":[1,2]}"),
+        0);
     assert_int_equal(r.op, OP_EXEC);
     assert_string_equal(r.argv[0], "ls");
     assert_string_equal(r.argv[1], "-l");
@@ -63,18 +67,44 @@ static void file_requests(void **state) {
 static void refused_requests(void **state) {
     (void)state;
     static const char *const bad[] = {
-        "", "{", "null", "[]", "3", "\"exec\"", "{} {}", "{\"op\":3}", "{}", "{\"op\":\"exec\"}", "{\"op\":\"exec\",\"argv\":\"ls\"}",
-        "{\"op\":\"exec\",\"argv\":[1]}", "{\"op\":\"exec\",\"argv\":[\"\"]}", "{\"op\":\"exec\",\"argv\":[null]}",
-        "{\"op\":\"exec\",\"cmd\":\"x\",\"env\":[]}", "{\"op\":\"exec\",\"cmd\":\"x\",\"env\":{\"\":\"v\"}}",
-        "{\"op\":\"exec\",\"cmd\":\"x\",\"env\":{\"A\":1}}", "{\"op\":\"exec\",\"cmd\":\"x\",\"stdin\":1}",
-        "{\"op\":\"exec\",\"cmd\":\"x\",\"pty\":true}", "{\"op\":\"exec\",\"cmd\":\"x\",\"pty\":{\"rows\":65536}}",
-        "{\"op\":\"exec\",\"cmd\":\"x\",\"user\":\"daemon\"}", "{\"op\":\"exec\",\"cmd\":\"x\",\"cwd\":\"\"}",
-        "{\"op\":\"read\"}", "{\"op\":\"read\",\"path\":7}", "{\"op\":\"read\",\"path\":\"x\",\"length\":-1}",
-        "{\"op\":\"read\",\"path\":\"x\",\"offset\":1.5}", "{\"op\":\"read\",\"path\":\"x\",\"offset\":\"1\"}",
-        "{\"op\":\"write\",\"path\":\"x\",\"mode\":4096}", "{\"op\":\"list\",\"path\":\"x\",\"depth\":0}",
-        "{\"op\":\"list\",\"path\":\"x\",\"depth\":100000}", "{\"op\":\"move\",\"from\":\"x\"}",
-        "{\"op\":\"read\",\"path\":\"\xff\"}", "{\"op\":\"read\",\"path\":\"\xc0\xaf\"}", "{\"op\":\"read\",\"path\":\"a\\u0000\"}",
-        "{'op':'disk'}", "{\"op\":\"disk\"", "{\"op\":\"disk\",}", "{\"a\":[[[[[[[[[[[[]]]]]]]]]]]]}",
+        "",
+        "{",
+        "null",
+        "[]",
+        "3",
+        "\"exec\"",
+        "{} {}",
+        "{\"op\":3}",
+        "{}",
+        "{\"op\":\"exec\"}",
+        "{\"op\":\"exec\",\"argv\":\"ls\"}",
+        "{\"op\":\"exec\",\"argv\":[1]}",
+        "{\"op\":\"exec\",\"argv\":[\"\"]}",
+        "{\"op\":\"exec\",\"argv\":[null]}",
+        "{\"op\":\"exec\",\"cmd\":\"x\",\"env\":[]}",
+        "{\"op\":\"exec\",\"cmd\":\"x\",\"env\":{\"\":\"v\"}}",
+        "{\"op\":\"exec\",\"cmd\":\"x\",\"env\":{\"A\":1}}",
+        "{\"op\":\"exec\",\"cmd\":\"x\",\"stdin\":1}",
+        "{\"op\":\"exec\",\"cmd\":\"x\",\"pty\":true}",
+        "{\"op\":\"exec\",\"cmd\":\"x\",\"pty\":{\"rows\":65536}}",
+        "{\"op\":\"exec\",\"cmd\":\"x\",\"user\":\"daemon\"}",
+        "{\"op\":\"exec\",\"cmd\":\"x\",\"cwd\":\"\"}",
+        "{\"op\":\"read\"}",
+        "{\"op\":\"read\",\"path\":7}",
+        "{\"op\":\"read\",\"path\":\"x\",\"length\":-1}",
+        "{\"op\":\"read\",\"path\":\"x\",\"offset\":1.5}",
+        "{\"op\":\"read\",\"path\":\"x\",\"offset\":\"1\"}",
+        "{\"op\":\"write\",\"path\":\"x\",\"mode\":4096}",
+        "{\"op\":\"list\",\"path\":\"x\",\"depth\":0}",
+        "{\"op\":\"list\",\"path\":\"x\",\"depth\":100000}",
+        "{\"op\":\"move\",\"from\":\"x\"}",
+        "{\"op\":\"read\",\"path\":\"\xff\"}",
+        "{\"op\":\"read\",\"path\":\"\xc0\xaf\"}",
+        "{\"op\":\"read\",\"path\":\"a\\u0000\"}",
+        "{'op':'disk'}",
+        "{\"op\":\"disk\"",
+        "{\"op\":\"disk\",}",
+        "{\"a\":[[[[[[[[[[[[]]]]]]]]]]]]}",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         if (parse(bad[i]) == 0) fail_msg("taken: %s", bad[i]);
@@ -95,7 +125,8 @@ static void refused_requests(void **state) {
 /* Any byte of a good request changed, cut or doubled: an answer, never a crash (the sanitizers watch). */
 static void damaged_requests(void **state) {
     (void)state;
-    static const char good[] = "{\"op\":\"exec\",\"argv\":[\"a\",\"b\"],\"env\":{\"A\":\"b\"},\"cwd\":\"/x\",\"pty\":{\"rows\":3,\"cols\":4}}";
+    static const char good[] =
+        "{\"op\":\"exec\",\"argv\":[\"a\",\"b\"],\"env\":{\"A\":\"b\"},\"cwd\":\"/x\",\"pty\":{\"rows\":3,\"cols\":4}}";
     for (int round = 0; round < 50000; round++) {
         char text[sizeof good];
         uint8_t dice[4];
@@ -112,7 +143,9 @@ static void damaged_requests(void **state) {
 
 static void archive_names(void **state) {
     (void)state;
-    static const char *const good[][2] = {{"a", "a"}, {"./a//b/", "a/b"}, {"./", ""}, {".", ""}, {"a/./b", "a/b"}, {"...", "..."}, {"a..b/..c", "a..b/..c"}};
+    static const char *const good[][2] = {
+        {"a", "a"},     {"./a//b/", "a/b"},      {"./", ""}, {".", ""}, {"a/./b", "a/b"},
+        {"...", "..."}, {"a..b/..c", "a..b/..c"}};
     static const char *const bad[] = {"", "/", "/a", "..", "../a", "a/..", "a/../b", "./..", "a/b/../../.."};
     char out[64];
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {

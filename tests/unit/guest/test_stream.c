@@ -20,7 +20,9 @@ static void expect_break(struct guest *g) {
     guest_stop(g);
 }
 
-static void raw(struct guest *g, const void *bytes, size_t n) { assert_int_equal(send(g->fd, bytes, n, MSG_NOSIGNAL), n); }
+static void raw(struct guest *g, const void *bytes, size_t n) {
+    assert_int_equal(send(g->fd, bytes, n, MSG_NOSIGNAL), n);
+}
 
 static void malformed_packets_end_it(void **state) {
     (void)state;
@@ -102,7 +104,8 @@ static void long_requests(void **state) {
     assert_non_null(half);
     memset(half, 'a', 100000);
     half[100000] = 0;
-    struct channel_seen *c = guest_run(g, "{\"op\":\"exec\",\"argv\":[\"printf\",\"%%s%%s\",\"%s\",\"%s\"]}", half, half);
+    struct channel_seen *c =
+        guest_run(g, "{\"op\":\"exec\",\"argv\":[\"printf\",\"%%s%%s\",\"%s\",\"%s\"]}", half, half);
     assert_int_equal(c->out.len, 200000);
     c = guest_run(g, "{\"op\":\"exec\",\"argv\":[\"true\",\"%s%s\"]}", half, half);
     expect_error(c, "too_large");
@@ -132,9 +135,11 @@ static void reset_forgets_everything(void **state) {
     guest_put(g, "file", "old");
     uint32_t writer = guest_open(g, "{\"op\":\"write\",\"path\":\"file\"}");
     guest_data(g, writer, bytes, sizeof bytes, false);
-    uint32_t talker = guest_open(g, "{\"op\":\"exec\",\"cmd\":\"trap '' PIPE; for i in 1 2 3 4 5 6 7 8 9 10; do head -c 100000 /dev/zero || exit 1; sleep 0.05; done; echo survived > proof\"}");
+    uint32_t talker = guest_open(g, "{\"op\":\"exec\",\"cmd\":\"trap '' PIPE; for i in 1 2 3 4 5 6 7 8 9 10; do head "
+                                    "-c 100000 /dev/zero || exit 1; sleep 0.05; done; echo survived > proof\"}");
     uint32_t flood = guest_open(g, "{\"op\":\"exec\",\"argv\":[\"yes\"]}");
-    g->channels[talker].no_credit = g->channels[flood].no_credit = g->channels[flood].discard = g->channels[talker].discard = true;
+    g->channels[talker].no_credit = g->channels[flood].no_credit = g->channels[flood].discard =
+        g->channels[talker].discard = true;
     while (g->channels[flood].out_total < GUEST_WINDOW) assert_true(guest_pump(g, WAIT_MS));
     uint32_t half_open = g->next_channel++;
     guest_frame_send(g, GUEST_OPEN, FRAME_MORE, half_open, "{\"op\":", 6);
@@ -144,7 +149,8 @@ static void reset_forgets_everything(void **state) {
     memset(&g->channels[half_open], 0, sizeof g->channels[half_open]);
     guest_frame_send(g, GUEST_OPEN, 0, half_open, "{\"op\":\"exec\",\"cmd\":\"echo again\"}", 32);
     assert_string_equal(guest_wait_end(g, half_open)->out.data, "again\n");
-    guest_sh(g, "user", "for i in $(seq 100); do test -s proof && exit 0; sleep 0.05; done; exit 1"); /* it lived on, unheard */
+    guest_sh(g, "user",
+             "for i in $(seq 100); do test -s proof && exit 0; sleep 0.05; done; exit 1"); /* it lived on, unheard */
     guest_sh(g, "user", "pkill yes");
     assert_int_equal(before, g->channels[talker].out_total + g->channels[flood].out_total);
     assert_string_equal(guest_run(g, "{\"op\":\"read\",\"path\":\"file\"}")->out.data, "old");
@@ -186,7 +192,8 @@ static long private_kib(pid_t pid) {
     FILE *f = fopen(path, "r");
     assert_non_null(f);
     while (fgets(line, sizeof line, f))
-        if (sscanf(line, "Private_Dirty: %ld", &kib) == 1 || sscanf(line, "Private_Clean: %ld", &kib) == 1) total += kib;
+        if (sscanf(line, "Private_Dirty: %ld", &kib) == 1 || sscanf(line, "Private_Clean: %ld", &kib) == 1)
+            total += kib;
     fclose(f);
     return total;
 }
@@ -195,7 +202,8 @@ static void small_and_soon_small_again(void **state) {
     (void)state;
     static char bytes[4 << 20];
     struct guest *g = guest_start(GUEST_IN_CELL);
-    /* The project's bound for an idle guest is 600 KiB private; text pages nobody else maps are not counted against it. */
+    /* The project's bound for an idle guest is 600 KiB private; text pages nobody else maps are not counted against it.
+     */
     expect_memory_below(g, 600);
     printf("idle: %ld KiB anonymous, %ld KiB private\n", guest_memory_kib(g), private_kib(g->pid));
     for (int i = 0; i < 20; i++) {
@@ -239,11 +247,16 @@ static void no_leaks(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(malformed_packets_end_it), cmocka_unit_test(overrun_ends_it),
-        cmocka_unit_test(random_garbage),           cmocka_unit_test(late_frames_are_forgiven),
-        cmocka_unit_test(long_requests),            cmocka_unit_test(reset_forgets_everything),
-        cmocka_unit_test(reset_after_a_dead_daemon), cmocka_unit_test(channel_zero),
-        cmocka_unit_test(small_and_soon_small_again), cmocka_unit_test(no_leaks),
+        cmocka_unit_test(malformed_packets_end_it),
+        cmocka_unit_test(overrun_ends_it),
+        cmocka_unit_test(random_garbage),
+        cmocka_unit_test(late_frames_are_forgiven),
+        cmocka_unit_test(long_requests),
+        cmocka_unit_test(reset_forgets_everything),
+        cmocka_unit_test(reset_after_a_dead_daemon),
+        cmocka_unit_test(channel_zero),
+        cmocka_unit_test(small_and_soon_small_again),
+        cmocka_unit_test(no_leaks),
     };
     return guest_tests_main(argc, argv, "guest_stream", tests, sizeof tests / sizeof *tests);
 }

@@ -8,7 +8,8 @@
 #define OP(name, fields) "{\"op\":\"" name "\"," fields "}"
 
 /* A ustar header by hand: no library would write these names. */
-static void tar_add(struct buf *tar, const char *name, char type, const char *link, const char *content, unsigned mode) {
+static void tar_add(struct buf *tar, const char *name, char type, const char *link, const char *content,
+                    unsigned mode) {
     char head[512] = {0};
     size_t size = content ? strlen(content) : 0;
     static const char zeros[512];
@@ -46,12 +47,17 @@ static void refuse(struct guest *g, const char *name, char type, const char *lin
     struct buf tar = {0};
     tar_add(&tar, name, type, link, type == '0' ? "evil" : NULL, 0644);
     tar_finish(&tar);
-    guest_sh(g, "user", "rm -rf /workspace/in; mkdir /workspace/in; ln -s ../out /workspace/in/lead; ln -s sub /workspace/in/near; mkdir /workspace/in/sub");
+    guest_sh(g, "user",
+             "rm -rf /workspace/in; mkdir /workspace/in; ln -s ../out /workspace/in/lead; ln -s sub "
+             "/workspace/in/near; mkdir /workspace/in/sub");
     struct channel_seen *c = put(g, "\"path\":\"/workspace/in\"", &tar);
     if (!json_has(&c->end, "code") || strcmp(json_word(&c->end, "code"), "invalid_request"))
         fail_msg("%s -> %s: %s", name, link ? link : "", c->end.data);
-    assert_string_equal(guest_sh(g, "user", "find /workspace/in -newer /workspace/in/sub -type f; find /workspace/out /tmp -mindepth 1; "
-                                            "test ! -e /workspace/evil && test ! -e /evil && ls -A /workspace/in"), "lead\nnear\nsub\n");
+    assert_string_equal(
+        guest_sh(g, "user",
+                 "find /workspace/in -newer /workspace/in/sub -type f; find /workspace/out /tmp -mindepth 1; "
+                 "test ! -e /workspace/evil && test ! -e /evil && ls -A /workspace/in"),
+        "lead\nnear\nsub\n");
     buf_free(&tar);
 }
 
@@ -96,7 +102,9 @@ static void unpacking(void **state) {
     struct channel_seen *c = put(g, "\"path\":\"in\",\"parents\":true", &tar);
     expect_ok(c);
     assert_int_equal(json_number(&c->end, "entries"), 6);
-    assert_string_equal(guest_sh(g, "user", "cd in; stat -c '%%a %%u' . d d/file made/by/parents; stat -c %%h hard; cat d/link d/up hard; date -r d/file +%%Y"),
+    assert_string_equal(guest_sh(g, "user",
+                                 "cd in; stat -c '%%a %%u' . d d/file made/by/parents; stat -c %%h hard; cat d/link "
+                                 "d/up hard; date -r d/file +%%Y"),
                         "755 1000\n555 1000\n755 1000\n600 1000\n2\ncontentxcontent2001\n");
     /* Again over what is there. */
     guest_sh(g, "user", "chmod 755 in/d");
@@ -165,8 +173,11 @@ static void garbage(void **state) {
 static void round_trip(void **state) {
     (void)state;
     struct guest *g = guest_start(GUEST_IN_CELL);
-    guest_sh(g, "user", "mkdir -p src/deep/er/empty; cd src; echo text > deep/file; chmod 640 deep/file; head -c 3000000 /dev/urandom > random; ln -s deep/file link; "
-                        "touch \"na\xc3\xafve \xe2\x82\xac\" $(printf 'bad\\377') $(printf 'x%%.0s' $(seq 200)); touch -d 2001-02-03 deep/file; mkfifo pipe; echo > deep/er/x");
+    guest_sh(g, "user",
+             "mkdir -p src/deep/er/empty; cd src; echo text > deep/file; chmod 640 deep/file; head -c 3000000 "
+             "/dev/urandom > random; ln -s deep/file link; "
+             "touch \"na\xc3\xafve \xe2\x82\xac\" $(printf 'bad\\377') $(printf 'x%%.0s' $(seq 200)); touch -d "
+             "2001-02-03 deep/file; mkfifo pipe; echo > deep/er/x");
     struct channel_seen *c = guest_run(g, OP("tar_get", "\"path\":\"src\""));
     expect_ok(c);
     assert_int_equal(json_number(&c->end, "bytes"), c->out.len);
@@ -174,9 +185,12 @@ static void round_trip(void **state) {
     struct buf tar = {0};
     buf_append(&tar, c->out.data, c->out.len);
     expect_ok(put(g, "\"path\":\"dst\",\"parents\":true", &tar));
-    guest_sh(g, "user", "rm src/pipe; diff -r src dst && test $(stat -c %%a dst/deep/file) = 640 && test $(date -r dst/deep/file +%%Y) = 2001 && test -d dst/deep/er/empty && readlink dst/link");
+    guest_sh(g, "user",
+             "rm src/pipe; diff -r src dst && test $(stat -c %%a dst/deep/file) = 640 && test $(date -r dst/deep/file "
+             "+%%Y) = 2001 && test -d dst/deep/er/empty && readlink dst/link");
     /* Debian's own tar reads it too. */
-    uint32_t ch = guest_open(g, "{\"op\":\"exec\",\"cmd\":\"mkdir gnu; tar -C gnu -xf - && diff -r src gnu\",\"stdin\":true}");
+    uint32_t ch =
+        guest_open(g, "{\"op\":\"exec\",\"cmd\":\"mkdir gnu; tar -C gnu -xf - && diff -r src gnu\",\"stdin\":true}");
     guest_data(g, ch, tar.data, tar.len, true);
     assert_int_equal(json_number(&guest_wait_end(g, ch)->end, "exit_code"), 0);
     c = guest_run(g, OP("tar_get", "\"path\":\"src/link\""));

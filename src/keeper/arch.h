@@ -49,3 +49,5 @@ extern const uint8_t arch_call_bytes[2];        /* that instruction */
 /* A call interrupted with ERESTART_RESTARTBLOCK cannot restart in a copy, which has no restart block: issue it again with
  * the time that is left (sentinel.md, step 7). */
 void arch_fix_restart(arch_regs *r);
+/* When r stands inside [start, start + length), continue at `abort` instead. */
+void arch_abort_section(arch_regs *r, uint64_t start, uint64_t length, uint64_t abort);

@@ -83,3 +83,7 @@ void arch_fix_restart(arch_regs *r) {
     if (r->orig_rax == SYS_clock_nanosleep && r->r10) r->rdx = r->r10;
     r->rax = (unsigned long long)-512; /* ERESTARTSYS: the same call again */
 }
+
+void arch_abort_section(arch_regs *r, uint64_t start, uint64_t length, uint64_t abort) {
+    if (r->rip - start < length) r->rip = abort;
+}

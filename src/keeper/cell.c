@@ -79,7 +79,13 @@ static void clear(struct cell *c) {
     c->used = false;
 }
 
-struct cell *cell_make(const char *id, const char *template_id, const struct keeper_limits *limits, struct err *e) {
+static int make_layer(const struct cell *c, const char *from, struct err *e) {
+    if (!from) return layer_make(c->id, c->limits.disk_bytes, e);
+    if (layer_snapshot(from, c->id, e)) return -1;
+    return layer_limit(c->id, c->limits.disk_bytes, e);
+}
+
+struct cell *cell_make(const char *id, const char *template_id, const struct keeper_limits *limits, const char *layer, struct err *e) {
     struct cell *c = free_entry();
     if (!id_valid(id, "sbx_")) return err_set(e, ERR_INVALID, "not a cell id"), NULL;
     if (check_limits(limits, e)) return NULL;
@@ -88,7 +94,7 @@ struct cell *cell_make(const char *id, const char *template_id, const struct kee
     for (int i = 0; i < KEEPER_SLOTS; i++) c->context[i].control_fd = c->context[i].stdout_fd = c->context[i].stderr_fd = -1;
     (void)snprintf(c->id, sizeof c->id, "%s", id);
     (void)snprintf(c->template_id, sizeof c->template_id, "%s", template_id);
-    if (!layer_make(c->id, limits->disk_bytes, e)) {
+    if (!make_layer(c, layer, e)) {
         if (!cgroup_make(c->id, host.off[LAYER_LIMITS] ? NULL : limits, e) && !start(c, e)) return c;
         struct err ignored;
         (void)layer_remove(c->id, &ignored);
@@ -98,14 +104,14 @@ struct cell *cell_make(const char *id, const char *template_id, const struct kee
     return NULL;
 }
 
-int cell_fill(struct cell *c, int slot, struct zygote *z, struct err *e) {
+int cell_fill(struct cell *c, int slot, pid_t sentinel, const struct image *im, int language, struct err *e) {
     struct context *x = &c->context[slot];
     struct ferry_result r;
     if (x->context || x->sentinel) return err_set(e, ERR_CONFLICT, "slot %d is taken", slot);
     const struct ferry_target to = {.cell_name = c->id, .guest = c->guest, .slot_fd = c->slot_fd, .open_files = c->limits.open_files,
                                     .landlock = host.landlock_abi && !host.off[LAYER_LANDLOCK]};
-    if (ferry(z->pid, &z->image, &to, &r, e)) return -1;
-    *x = (struct context){.context = r.context, .sentinel = r.sentinel, .language = z->language,
+    if (ferry(sentinel, im, &to, &r, e)) return -1;
+    *x = (struct context){.context = r.context, .sentinel = r.sentinel, .language = language,
                           .control_fd = r.control_fd, .stdout_fd = r.stdout_fd, .stderr_fd = r.stderr_fd};
     return 0;
 }
@@ -179,6 +185,13 @@ static void context_ended(struct cell *c, int slot) {
     if (c->dying) return;
     int status = x->status;
     on_context_exit(c, slot, fate_of(c, status), WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+}
+
+bool cell_has_sentinel(pid_t pid) {
+    for (uint32_t i = 0; i < highest; i++)
+        for (int slot = 0; cells[i].used && slot < KEEPER_SLOTS; slot++)
+            if (cells[i].context[slot].sentinel == pid) return true;
+    return false;
 }
 
 bool cell_reaped(pid_t pid, int status) {

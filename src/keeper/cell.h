@@ -5,7 +5,7 @@
 #include <sys/types.h>
 
 #include "base/err.h"
-#include "keeper/zygote.h"
+#include "keeper/image.h"
 #include "wire/keeper_proto.h"
 
 struct context {
@@ -37,8 +37,10 @@ void on_cell_removed(struct cell *); /* after cell_destroy; the entry is freed w
 
 struct cell *cell_find(uint32_t index, uint32_t serial);
 uint32_t cell_index(const struct cell *);
-struct cell *cell_make(const char *id, const char *template_id, const struct keeper_limits *, struct err *);
-int cell_fill(struct cell *, int slot, struct zygote *, struct err *);
+/* layer: the one whose files the cell starts with; NULL: an empty one. */
+struct cell *cell_make(const char *id, const char *template_id, const struct keeper_limits *, const char *layer, struct err *);
+/* Ferry a copy of the sentinel into the slot; im and language are its own. */
+int cell_fill(struct cell *, int slot, pid_t sentinel, const struct image *im, int language, struct err *);
 int cell_limit(struct cell *, const struct keeper_limits *, struct err *);
 int cell_signal(struct cell *, int slot, int signo, struct err *);
 int cell_stats(struct cell *, struct keeper_stats *, struct err *);
@@ -46,5 +48,7 @@ int cell_stats(struct cell *, struct keeper_stats *, struct err *);
 void cell_destroy(struct cell *);
 /* A child ended. False when it belongs to no cell. */
 bool cell_reaped(pid_t, int status);
+/* Is this task a stopped sentinel of a cell? */
+bool cell_has_sentinel(pid_t);
 /* Try again to remove what was still busy. True while something waits. */
 bool cell_sweep(void);

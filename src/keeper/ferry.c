@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -170,11 +171,40 @@ static int cross(pid_t copy, const struct image *im, const struct ferry_target *
     return rc;
 }
 
+/* The other threads of a live context, made by R' itself while it still may choose their ids. */
+static int make_threads(const struct image *im, pid_t task[], struct err *e) {
+    struct {
+        struct clone_args clone;
+        pid_t tid, pad;
+    } arg[IMAGE_THREADS_MAX];
+    struct batch b = {.n = 0};
+    if (im->threads < 2) return 0;
+    memset(arg, 0, sizeof arg);
+    for (int i = 1; i < im->threads; i++) {
+        const struct image_thread *t = &im->thread[i];
+        const uint64_t at = STUB_SCRATCH + (uint64_t)i * sizeof arg[0];
+        arg[i].tid = t->tid;
+        arg[i].clone = (struct clone_args){
+            .flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS | (t->clear_tid ? CLONE_CHILD_CLEARTID : 0u),
+            .child_tid = t->clear_tid, .tls = arch_thread_pointer(&t->regs), .set_tid = at + offsetof(__typeof__(arg[0]), tid), .set_tid_size = 1};
+        batch_add(&b, SYS_clone3, (long)at, sizeof(struct clone_args), 0, 0, 0);
+    }
+    _Static_assert(sizeof arg <= STUB_SCRATCH_SIZE, "the threads' arguments fit the scratch area");
+    if (task_write(task[0], STUB_SCRATCH, arg, (size_t)im->threads * sizeof arg[0], e)) return -1;
+    return inject_batch(task[0], &im->thread[0].regs, &b, task + 1, e);
+}
+
 static int settle(const struct image *im, const struct ferry_target *to, pid_t context, struct err *e) {
-    if (image_apply_kernel(im, 0, context, e)) return -1;
+    pid_t task[IMAGE_THREADS_MAX] = {context};
+    if (make_threads(im, task, e)) return -1;
+    for (int i = 0; i < im->threads; i++)
+        if (image_apply_kernel(im, i, task[i], e)) return -1;
     if (cgroup_enter_leaf(to->cell_name, CGROUP_RUN, context, e)) return -1;
-    if (image_apply_registers(im, 0, context, e)) return -1;
-    return ptrace(PTRACE_DETACH, context, 0, 0) ? err_sys(e, errno, "let the context go") : 0;
+    for (int i = 0; i < im->threads; i++)
+        if (image_apply_registers(im, i, task[i], e)) return -1;
+    for (int i = im->threads - 1; i >= 0; i--) /* the leader last */
+        if (ptrace(PTRACE_DETACH, task[i], 0, 0)) return err_sys(e, errno, "let the context go");
+    return 0;
 }
 
 static void drop_task(pid_t pid) {
@@ -183,17 +213,25 @@ static void drop_task(pid_t pid) {
     while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR) continue;
 }
 
-int ferry(pid_t sentinel, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
+pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *e) {
     const arch_regs *base = &im->thread[0].regs;
+    const long keep[6] = {(long)STUB_CODE, STUB_CODE_SIZE + STUB_DATA_SIZE, MADV_DOFORK};
     const long arg[6] = {CLONE_PARENT | SIGCHLD};
+    pid_t copy = 0;
+    long result;
+    /* the cell's code may have asked that the stub is left out of copies */
+    if (!im->zygote && inject_single(sentinel, base, SYS_madvise, keep, &result, NULL, e)) return -1;
+    if (inject_single(sentinel, base, SYS_clone, arg, &result, &copy, e)) return -1;
+    return result < 0 ? err_sys(e, (int)-result, "copy the sentinel") : copy;
+}
+
+int ferry(pid_t sentinel, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
     struct streams s;
     pid_t copy = 0, context = 0;
-    long result;
     if (streams_open(&s, e)) return -1;
     inject_deadline(10000);
     int rc = streams_post(to->slot_fd, &s, e);
-    if (!rc) rc = inject_single(sentinel, base, SYS_clone, arg, &result, &copy, e);
-    if (!rc && result < 0) rc = err_sys(e, (int)-result, "copy the sentinel");
+    if (!rc && (copy = sentinel_copy(sentinel, im, e)) < 0) rc = -1;
     /* memory is charged to the group of the task that owns it: the copy. Not its cpu limit: a busy cell would make the ferry, and with it
      * every other cell, wait. */
     if (!rc) rc = cgroup_enter(to->cell_name, CGROUP_SENTINEL, copy, e);

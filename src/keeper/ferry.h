@@ -20,4 +20,7 @@ struct ferry_result {
     int control_fd, stdout_fd, stderr_fd; /* the daemon's ends, owned by the caller */
 };
 
+/* A copy-on-write copy of a sentinel, itself a sentinel: its host pid, a child of the keeper; -1 with *e. im: of the context it belongs to. */
+pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *);
+
 int ferry(pid_t sentinel, const struct image *, const struct ferry_target *, struct ferry_result *, struct err *);

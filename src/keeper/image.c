@@ -1,6 +1,7 @@
 #include "keeper/image.h"
 
 #include <errno.h>
+#include <dirent.h>
 #include <elf.h>
 #include <linux/capability.h>
 #include <stdio.h>
@@ -79,7 +80,7 @@ static int capture_thread(struct image_thread *t, pid_t tid, struct err *e) {
 }
 
 int image_capture(struct image *out, pid_t leader, struct err *e) {
-    *out = (struct image){.zygote = true, .threads = 1, .umask = read_umask(leader)};
+    *out = (struct image){.zygote = true, .threads = 1, .cwd = "/", .umask = read_umask(leader)};
     out->thread = calloc(1, sizeof *out->thread);
     if (!out->thread) return err_sys(e, ENOMEM, "image of task %d", leader);
     if (capture_thread(&out->thread[0], leader, e)) {
@@ -87,6 +88,100 @@ int image_capture(struct image *out, pid_t leader, struct err *e) {
         return -1;
     }
     return 0;
+}
+
+/* ---- a running context ---- */
+
+/* The thread's id as its own pid namespace sees it: the last number of NSpid. */
+static int own_tid(pid_t tid) {
+    char path[64], line[256];
+    int own = -1;
+    (void)snprintf(path, sizeof path, "/proc/%d/status", tid);
+    cleanup_file FILE *f = fopen(path, "re");
+    while (f && own < 0 && fgets(line, sizeof line, f)) {
+        char *last = strncmp(line, "NSpid:", 6) ? NULL : strrchr(line, '\t');
+        if (last) own = atoi(last);
+    }
+    return own;
+}
+
+/* A stop that is not the interrupt's own delivers a signal: hand it on and wait again, or it would be lost. */
+static int wait_interrupt(pid_t tid, struct err *e) {
+    for (;;) {
+        int event, signo;
+        if (task_wait_stop(tid, &event, &signo, e)) return -1;
+        if (event == PTRACE_EVENT_STOP) return 0;
+        if (ptrace(PTRACE_CONT, tid, 0, event ? 0 : signo)) return err_sys(e, errno, "continue task %d", tid);
+    }
+}
+
+static bool known(const struct image *im, pid_t tid) {
+    for (int i = 0; i < im->threads; i++)
+        if (im->thread[i].host_tid == tid) return true;
+    return false;
+}
+
+/* Seize and interrupt what one look at the task directory finds new. */
+static int seize_new(struct image *im, pid_t leader, struct err *e) {
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/task", leader);
+    cleanup_dir DIR *d = opendir(path);
+    if (!d) return err_sys(e, errno, "threads of task %d", leader);
+    for (struct dirent *t; (t = readdir(d));) {
+        pid_t tid = atoi(t->d_name);
+        if (tid <= 0 || known(im, tid)) continue;
+        if (im->threads == IMAGE_THREADS_MAX) return err_set(e, ERR_LIMIT, "the context has more than %d threads", IMAGE_THREADS_MAX);
+        if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_SUSPEND_SECCOMP)) {
+            if (errno == ESRCH) continue; /* it has just ended */
+            return err_sys(e, errno, "seize thread %d (a context whose main thread has ended cannot be copied)", tid);
+        }
+        (void)ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+        im->thread[im->threads++].host_tid = tid;
+    }
+    return 0;
+}
+
+/* A thread that still runs may make another: look again until a look finds nobody new. */
+static int stop_all(struct image *im, pid_t leader, struct err *e) {
+    for (int stopped = 0;;) {
+        if (seize_new(im, leader, e)) return -1;
+        if (stopped == im->threads) return 0;
+        for (; stopped < im->threads; stopped++)
+            if (wait_interrupt(im->thread[stopped].host_tid, e)) return -1;
+    }
+}
+
+static void leader_first(struct image *im, pid_t leader) {
+    for (int i = 1; i < im->threads; i++)
+        if (im->thread[i].host_tid == leader) {
+            struct image_thread t = im->thread[0];
+            im->thread[0] = im->thread[i];
+            im->thread[i] = t;
+        }
+}
+
+int image_freeze(struct image *out, pid_t leader, struct err *e) {
+    char path[64];
+    *out = (struct image){.frozen = true};
+    if (!(out->thread = calloc(IMAGE_THREADS_MAX, sizeof *out->thread))) return err_sys(e, ENOMEM, "image of task %d", leader);
+    if (stop_all(out, leader, e)) return -1;
+    leader_first(out, leader);
+    out->umask = read_umask(leader);
+    (void)snprintf(path, sizeof path, "/proc/%d/cwd", leader);
+    ssize_t n = readlink(path, out->cwd, sizeof out->cwd - 1);
+    out->cwd[n > 0 && out->cwd[0] == '/' ? n : 0] = 0;
+    for (int i = 0; i < out->threads; i++) {
+        pid_t tid = out->thread[i].host_tid;
+        if (capture_thread(&out->thread[i], tid, e)) return -1;
+        if ((out->thread[i].tid = own_tid(tid)) < 1) return err_set(e, ERR_INTERNAL, "thread %d has no id of its own", tid);
+    }
+    return 0;
+}
+
+void image_thaw(struct image *im) {
+    /* one that did not stop in time cannot be let go now; the server does it when it stops */
+    for (int i = 0; im->frozen && i < im->threads; i++) (void)ptrace(PTRACE_DETACH, im->thread[i].host_tid, 0, 0);
+    im->frozen = false;
 }
 
 void image_free(struct image *im) {
@@ -133,6 +228,22 @@ int image_apply_kernel(const struct image *im, int i, pid_t to, struct err *e) {
     return inject_batch(to, &t->regs, &b, NULL, e);
 }
 
+/* A restartable sequence that was caught in the middle would not be aborted under a fresh registration: do it here. */
+static int leave_critical_section(const struct image_thread *t, pid_t to, arch_regs *r, struct err *e) {
+    uint64_t at = 0;
+    struct {
+        uint32_t version, flags;
+        uint64_t start, length, abort;
+    } section;
+    if (!t->rseq.rseq_abi_pointer) return 0;
+    if (task_read(to, t->rseq.rseq_abi_pointer + 8 /* struct rseq: rseq_cs */, &at, sizeof at, e)) return -1;
+    if (!at) return 0;
+    if (task_read(to, at, &section, sizeof section, e)) return -1;
+    arch_abort_section(r, section.start, section.length, section.abort);
+    at = 0;
+    return task_write(to, t->rseq.rseq_abi_pointer + 8, &at, sizeof at, e);
+}
+
 int image_apply_registers(const struct image *im, int i, pid_t to, struct err *e) {
     const struct image_thread *t = &im->thread[i];
     arch_regs r = t->regs;
@@ -140,6 +251,7 @@ int image_apply_registers(const struct image *im, int i, pid_t to, struct err *e
         arch_return(&r, -EINTR); /* the fork point is pause(2): in the copy it returns */
     else
         arch_fix_restart(&r);
+    if (!im->zygote && leave_critical_section(t, to, &r, e)) return -1;
     struct iovec iov = {(void *)(uintptr_t)t->xstate, t->xstate_len};
     if (ptrace(PTRACE_SETREGSET, to, NT_X86_XSTATE, &iov)) return err_sys(e, errno, "set vector state of task %d", to);
     if (task_set_regs(to, &r, e)) return -1;

@@ -27,13 +27,18 @@ struct image_thread {
 struct image {
     bool zygote;   /* from a zygote: one thread, new ids, the fork point returns */
     int threads;
+    bool frozen;   /* its threads are stopped (image_freeze) */
     unsigned umask;
     char cwd[256]; /* inside the cell; "" keeps the root */
     struct image_thread *thread; /* leader first; owned */
 };
 
-/* Capture the stopped task (its single thread; the leader of its group) into out. Its stub must be mapped. */
+/* Capture a stopped zygote (one thread) into out. Its stub must be mapped. */
 int image_capture(struct image *out, pid_t leader, struct err *);
+/* Stop every thread of a running context and capture it. The caller lets it go with image_thaw(), also after a failure. Refused: a
+ * context whose leader has ended, one with more than IMAGE_THREADS_MAX threads, one with a thread that does not stop in time. */
+int image_freeze(struct image *out, pid_t leader, struct err *);
+void image_thaw(struct image *);
 void image_free(struct image *);
 
 /* Bring what the kernel keeps for thread i into the stopped task `to`: capabilities go as well. The task's tid becomes image.tid only where

@@ -170,6 +170,21 @@ int layer_make(const char *id, uint64_t disk_bytes, struct err *e) {
     return layer_limit(id, disk_bytes, e);
 }
 
+int layer_snapshot(const char *from, const char *id, struct err *e) {
+    if (!subvolumes) return err_set(e, ERR_UNSUPPORTED, "copies of a running cell need btrfs below the state directory");
+    cleanup_close int source = layer_fd(from, e);
+    if (source < 0) return -1;
+    struct btrfs_ioctl_vol_args_v2 v = {.fd = source};
+    (void)snprintf(v.name, sizeof v.name, "%s", id);
+    return ioctl(root_fd, BTRFS_IOC_SNAP_CREATE_V2, &v) ? err_sys(e, errno, "snapshot of layer %s", from) : 0;
+}
+
+int layer_flush(const char *id, struct err *e) {
+    cleanup_close int fd = layer_fd(id, e);
+    if (fd < 0) return -1;
+    return subvolumes && ioctl(fd, BTRFS_IOC_START_SYNC, NULL) ? err_sys(e, errno, "flush layer %s", id) : 0;
+}
+
 int layer_limit(const char *id, uint64_t disk_bytes, struct err *e) {
     if (!quota) return 0;
     cleanup_close int fd = layer_fd(id, e);

@@ -11,6 +11,10 @@
  * before this one left behind. */
 int layers_open(const char *state_dir, uint32_t *features, struct err *);
 int layer_make(const char *id, uint64_t disk_bytes, struct err *);
+/* A new layer with the files of another, as they are at this moment; needs btrfs. Its quota is set with layer_limit. */
+int layer_snapshot(const char *from, const char *id, struct err *);
+/* Write what the layer has in memory only, so that a snapshot is quick. */
+int layer_flush(const char *id, struct err *);
 /* Open the layer's directory; the caller owns the descriptor. */
 int layer_fd(const char *id, struct err *);
 int layer_limit(const char *id, uint64_t disk_bytes, struct err *);

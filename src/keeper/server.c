@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -16,9 +17,11 @@
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/log.h"
+#include "keeper/capture.h"
 #include "keeper/cell.h"
 #include "keeper/cgroup.h"
 #include "keeper/host.h"
+#include "keeper/zygote.h"
 
 static int client = -1;
 static struct keeper_report report;
@@ -116,7 +119,7 @@ static int fill(struct cell *c, const struct keeper_request *q, struct err *e) {
     struct zygote *z = warm(c->template_id, q->language, e);
     if (!z) return -1;
     int64_t t = monotonic_us();
-    int rc = cell_fill(c, (int)q->slot, z, e);
+    int rc = cell_fill(c, (int)q->slot, z->pid, &z->image, z->language, e);
     report.ferry_us_last = (uint64_t)(monotonic_us() - t);
     report.contexts_made += !rc;
     return rc;
@@ -127,7 +130,7 @@ static void do_cell_make(const struct keeper_request *q) {
     struct err e;
     struct cell *c = NULL;
     int64_t t = monotonic_us();
-    if (!q->language || warm(q->template_id, q->language, &e)) c = cell_make(q->id, q->template_id, &q->limits, &e);
+    if (!q->language || warm(q->template_id, q->language, &e)) c = cell_make(q->id, q->template_id, &q->limits, NULL, &e);
     report.cell_make_us_last = (uint64_t)(monotonic_us() - t);
     if (!c) {
         answer(&r, -1, &e, NULL, 0);
@@ -145,6 +148,59 @@ static void do_cell_make(const struct keeper_request *q) {
         report.cells--;
         cell_destroy(c);
     }
+}
+
+/* The streams of every context of a cell, lowest slot first. */
+static size_t all_streams(const struct cell *c, uint32_t *slots, int fds[KEEPER_FDS_MAX]) {
+    size_t n = 0;
+    fds[n++] = c->guest_fd;
+    *slots = 0;
+    for (int slot = 0; slot < KEEPER_SLOTS; slot++) {
+        const struct context *x = &c->context[slot];
+        if (!x->context) continue;
+        *slots |= 1u << slot;
+        fds[n++] = x->control_fd;
+        fds[n++] = x->stdout_fd;
+        fds[n++] = x->stderr_fd;
+    }
+    return n;
+}
+
+static void do_capture(const struct keeper_request *q) {
+    struct keeper_reply r = reply_to(q);
+    struct err e;
+    struct cell *c = wanted(q, &e);
+    struct capture *k = c ? capture_cell(c, &e) : NULL;
+    r.capture = k ? k->serial : 0;
+    r.frozen_us = k ? (uint32_t)k->frozen_us : 0;
+    answer(&r, k ? 0 : -1, &e, NULL, 0);
+}
+
+static void do_capture_make(const struct keeper_request *q) {
+    struct keeper_reply r = reply_to(q);
+    struct err e;
+    int fds[KEEPER_FDS_MAX];
+    struct capture *k = capture_find(q->capture);
+    if (!k) err_set(&e, ERR_NOT_FOUND, "no such capture");
+    struct cell *c = k ? capture_make_cell(k, q->id, &e) : NULL;
+    if (!c) {
+        answer(&r, -1, &e, NULL, 0);
+        return;
+    }
+    report.cells++;
+    report.cells_made++;
+    r.cell = cell_index(c);
+    r.serial = c->serial;
+    size_t n = all_streams(c, &r.slots, fds);
+    answer(&r, 0, NULL, fds, n);
+}
+
+static void do_capture_drop(const struct keeper_request *q) {
+    struct keeper_reply r = reply_to(q);
+    struct err e;
+    struct capture *k = capture_find(q->capture);
+    if (k) capture_drop(k);
+    answer(&r, k ? 0 : err_set(&e, ERR_NOT_FOUND, "no such capture"), &e, NULL, 0);
 }
 
 static void do_context_make(const struct keeper_request *q) {
@@ -189,16 +245,7 @@ static void do_list(const struct keeper_request *q) {
         if (!c->used || c->dying) continue;
         struct keeper_reply found = event(KEEPER_EVENT_FOUND, c);
         int fds[KEEPER_FDS_MAX];
-        size_t n = 0;
-        fds[n++] = c->guest_fd;
-        for (int slot = 0; slot < KEEPER_SLOTS; slot++) {
-            const struct context *x = &c->context[slot];
-            if (!x->context) continue;
-            found.slots |= 1u << slot;
-            fds[n++] = x->control_fd;
-            fds[n++] = x->stdout_fd;
-            fds[n++] = x->stderr_fd;
-        }
+        size_t n = all_streams(c, &found.slots, fds);
         send_reply(&found, fds, n);
     }
     answer(&r, 0, NULL, NULL, 0);
@@ -253,6 +300,9 @@ static void serve(struct keeper_request *q) {
     case KEEPER_CELL_MAKE: do_cell_make(q); break;
     case KEEPER_CONTEXT_MAKE: do_context_make(q); break;
     case KEEPER_CELL_DESTROY: do_destroy(q); break;
+    case KEEPER_CAPTURE: do_capture(q); break;
+    case KEEPER_CAPTURE_MAKE: do_capture_make(q); break;
+    case KEEPER_CAPTURE_DROP: do_capture_drop(q); break;
     default: do_small(q); break;
     }
 }
@@ -288,10 +338,27 @@ static void read_client(void) {
     close_fd(&client);
 }
 
+/* Sentinels must never run: nothing lets one go. */
+static bool is_sentinel(pid_t pid) {
+    for (size_t i = 0; i < ZYGOTES_MAX; i++)
+        if (zygotes[i].pid == pid) return true;
+    return cell_has_sentinel(pid) || capture_has_sentinel(pid);
+}
+
+/* A stop nobody waits for: a thread that did not stop in time for a fork and does now. */
+static void let_go(pid_t pid, int status) {
+    int signo = status >> 16 ? 0 : WSTOPSIG(status);
+    if (!is_sentinel(pid)) (void)ptrace(PTRACE_DETACH, pid, 0, signo);
+}
+
 static void reap(void) {
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
-        if (WIFSTOPPED(status) || cell_reaped(pid, status)) continue;
+        if (WIFSTOPPED(status)) {
+            let_go(pid, status);
+            continue;
+        }
+        if (cell_reaped(pid, status) || capture_reaped(pid)) continue;
         for (size_t i = 0; i < ZYGOTES_MAX; i++) {
             struct zygote *z = &zygotes[i];
             if (z->pid != pid) continue;

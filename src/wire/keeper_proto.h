@@ -30,6 +30,9 @@ enum keeper_op {
     KEEPER_CELL_STATS,   /* cell, serial -> stats */
     KEEPER_CONTEXT_MAKE, /* cell, serial, slot, language -> fds: control, stdout, stderr */
     KEEPER_CONTEXT_SIGNAL, /* cell, serial, slot, signo */
+    KEEPER_CAPTURE,      /* cell, serial -> capture, frozen_us: the cell at this instant, kept in memory; it goes on */
+    KEEPER_CAPTURE_MAKE, /* capture, id -> cell, serial, slots; fds as in KEEPER_EVENT_FOUND: a new cell with everything of it */
+    KEEPER_CAPTURE_DROP, /* capture */
     /* events, keeper -> daemon */
     KEEPER_EVENT_FOUND = 100, /* cell, serial, id, template, slots (bit mask); fds: guest, then three for each bit, lowest first */
     KEEPER_EVENT_CONTEXT_EXIT, /* cell, serial, slot, fate, code */
@@ -72,7 +75,10 @@ struct keeper_request {
     uint32_t cell, serial;
     uint32_t slot, language;
     int32_t signo;
-    uint32_t on;
+    union {
+        uint32_t on;
+        uint32_t capture;
+    };
     struct keeper_limits limits;
     char id[KEEPER_ID];
     char template_id[KEEPER_TEMPLATE];
@@ -86,8 +92,10 @@ struct keeper_reply {
     uint32_t slot, slots;
     uint32_t fate, language;
     int32_t code;
-    uint32_t cold, pad;
+    uint32_t cold;
+    uint32_t capture;
     union {
+        uint32_t frozen_us; /* KEEPER_CAPTURE */
         struct keeper_stats stats;
         struct keeper_report report;
         char text[KEEPER_TEXT];

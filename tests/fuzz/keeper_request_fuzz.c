@@ -3,7 +3,7 @@
  *
  * Build and run, from the root of the repository:
  *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/keeper_request_fuzz.c \
- *     src/keeper/cell.c src/base/err.c src/base/id.c src/base/log.c -o /tmp/keeper_request_fuzz
+ *     src/keeper/cell.c src/keeper/capture.c src/base/err.c src/base/id.c src/base/log.c -o /tmp/keeper_request_fuzz
  *   /tmp/keeper_request_fuzz -max_total_time=10 tests/fuzz/keeper_request_corpus
  *
  * Input: requests one after the other. What must hold: no path, number or limit that was not checked reaches the system. */
@@ -21,6 +21,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 struct host host;
 struct zygote zygotes[ZYGOTES_MAX];
 static const char good_template[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+static uint32_t next_capture = 1;
 static pid_t next_pid = 1 << 23; /* above every real one: a kill() of it reaches nobody */
 
 static void must(int holds) {
@@ -74,10 +75,30 @@ int cell_start(const struct cell_start *s, struct err *e) {
 int ferry(pid_t sentinel, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
     (void)im, (void)e;
     name_is_an_id(to->cell_name);
-    must(sentinel == 7777777);
+    must(sentinel == 7777777 || sentinel >= 1 << 23);
     *out = (struct ferry_result){.sentinel = next_pid, .context = next_pid + 1, .control_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
     next_pid += 2;
     return 0;
+}
+
+int layer_snapshot(const char *from, const char *id, struct err *e) { return (void)e, name_is_an_id(from), name_is_an_id(id), 0; }
+int layer_flush(const char *id, struct err *e) { return (void)e, name_is_an_id(id), 0; }
+void inject_deadline(unsigned ms) { (void)ms; }
+int image_freeze(struct image *im, pid_t leader, struct err *e) {
+    must(leader >= 1 << 23);
+    *im = (struct image){.thread = calloc(1, sizeof *im->thread), .threads = 1, .frozen = true};
+    return im->thread ? 0 : err_set(e, ERR_INTERNAL, "memory");
+}
+void image_thaw(struct image *im) { im->frozen = false; }
+void image_free(struct image *im) {
+    must(!im->frozen);
+    free(im->thread);
+    *im = (struct image){0};
+}
+pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *e) {
+    (void)e;
+    must(sentinel >= 1 << 23 && im->thread);
+    return next_pid++;
 }
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
@@ -93,8 +114,12 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
         q.op %= 16;
         q.cell %= 16;
         if (q.serial & 1) q.serial = cells[q.cell].serial; /* the fuzzer cannot know it */
+        if (q.op == KEEPER_CAPTURE_MAKE || q.op == KEEPER_CAPTURE_DROP) q.capture %= next_capture + 1;
+        if (q.op == KEEPER_CAPTURE) next_capture++; /* at most this many serials were given */
         serve(&q);
     }
+    for (uint32_t i = 1; i < next_capture; i++)
+        if (capture_find(i)) capture_drop(capture_find(i));
     /* end what was made, as the reaper would */
     for (uint32_t i = 0; i < KEEPER_CELLS_MAX && cells[i].used; i++) {
         for (int slot = 0; slot < KEEPER_SLOTS; slot++) {
@@ -105,6 +130,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
         if (cells[i].guest) must(cell_reaped(cells[i].guest, 9));
     }
     must(!cell_sweep());
+    must(!capture_has_sentinel(next_pid - 1));
     for (uint32_t i = 0; i < 64; i++) must(!cells[i].used);
     return 0;
 }

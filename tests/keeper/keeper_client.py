@@ -9,10 +9,8 @@ REQUEST = struct.Struct("<IIQIIIIiIQQIIII40s72s")
 HEAD = struct.Struct("<IIQiIIIIIIiII")
 REPLY_SIZE = 424
 MAGIC = 0x43454C01
-OPS = ["HELLO", "LIST", "ZYGOTE_START", "ZYGOTE_STOP", "CELL_MAKE", "CELL_DESTROY", "CELL_LIMITS", "CELL_FREEZE",
-       "CELL_STATS", "CONTEXT_MAKE", "CONTEXT_SIGNAL"]
 HELLO, LIST, ZYGOTE_START, ZYGOTE_STOP, CELL_MAKE, CELL_DESTROY, CELL_LIMITS, CELL_FREEZE, CELL_STATS, CONTEXT_MAKE, \
-    CONTEXT_SIGNAL = range(1, 12)
+    CONTEXT_SIGNAL, CAPTURE, CAPTURE_MAKE, CAPTURE_DROP = range(1, 15)
 EVENT_FOUND, EVENT_CONTEXT_EXIT, EVENT_CELL_GONE, EVENT_ZYGOTE_GONE = range(100, 104)
 PYTHON, SHELL = 1, 2
 FATE_EXITED, FATE_KILLED, FATE_OOM = range(3)
@@ -28,7 +26,7 @@ class Refused(Exception):
 
 class Reply:
     def __init__(self, data, fds):
-        names = "magic op tag error cell serial slot slots fate language code cold pad".split()
+        names = "magic op tag error cell serial slot slots fate language code cold capture".split()
         self.__dict__.update(zip(names, HEAD.unpack(data[:56])))
         self.body, self.fds = data[56:312], fds
         self.id, self.template = data[312:352].rstrip(b"\0").decode(), data[352:].rstrip(b"\0").decode()

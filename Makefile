@@ -34,7 +34,7 @@ bench: template
 
 install: all
 	@meson configure $(BUILD) -Dprefix=$(PREFIX) >/dev/null
-	@meson install -C $(BUILD) --destdir "$(abspath $(DESTDIR))" --no-rebuild
+	@meson install -C $(BUILD) $(if $(DESTDIR),--destdir "$(abspath $(DESTDIR))") --quiet
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-*

@@ -5,6 +5,7 @@
 
 #include "api/guard.h"
 #include "api/metrics.h"
+#include "api/owners.h"
 #include "api/reply.h"
 #include "api/router.h"
 #include "base/clock.h"
@@ -22,16 +23,23 @@ static int split_target(struct request *rq, struct err *e) {
     return query_parse(&rq->query, query, e);
 }
 
-/* Another key's cell does not exist for this one. */
+static int no_such_cell(struct err *e) {
+    return err_hint(e, ERR_NOT_FOUND, "GET /v1/sandboxes lists the ones there are", "sandbox not found");
+}
+
+/* Another key's cell does not exist, with the same words as one that never was; and neither does one that has ended,
+ * unless this key is known to have had it. */
 static int find_cell(struct request *rq, struct err *e) {
     struct api *api = api_of(rq);
-    const char *id = rq->match.params[0];
-    const char *hint = "GET /v1/sandboxes lists the ones there are";
-    if (!id_valid(id, "sbx_")) return err_hint(e, ERR_NOT_FOUND, hint, "sandbox not found");
+    const char *id = rq->match.params[0], *owner = api_owner(rq);
+    if (!id_valid(id, "sbx_")) return no_such_cell(e);
     struct cell *cell = cell_find(api->world, id, e);
-    if (!cell) return -1;
-    const char *owner = api_owner(rq);
-    if (owner && strcmp(cell_owner(cell), owner) != 0) return err_hint(e, ERR_NOT_FOUND, hint, "sandbox not found");
+    if (!cell) {
+        bool ended = strcmp(e->code, ERR_GONE) == 0 && (!owner || owners_know(api->owners, id, owner));
+        return ended ? -1 : no_such_cell(e);
+    }
+    if (owner && strcmp(cell_owner(cell), owner) != 0) return no_such_cell(e);
+    if (owner) owners_add(api->owners, id, owner);
     rq->cell = cell_hold(cell);
     cell_touch(cell);
     return 0;

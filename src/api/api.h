@@ -16,6 +16,7 @@ struct http_server;
 
 struct api_metrics;
 struct live;
+struct owners;
 
 struct api {
     struct world *world;
@@ -25,6 +26,7 @@ struct api {
     struct http_server *http;
     struct api_metrics *metrics;
     struct live *lives; /* live.h */
+    struct owners *owners;
     const char *allowed_hosts[ALLOWED_HOSTS_MAX]; /* names that Host and Origin may carry besides loopback */
     unsigned allowed_hosts_count;
     bool beyond_loopback; /* the daemon listens where others can reach it: keys are needed */

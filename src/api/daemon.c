@@ -12,6 +12,7 @@
 
 #include "api/json_text.h"
 #include "api/metrics.h"
+#include "api/owners.h"
 #include "api/router.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -82,6 +83,7 @@ static int open_parts(struct daemon *d, driver_open_fn open_driver, struct err *
     if (open_state(d, e) < 0) return -1;
     d->api.keys = keys_open(d->api.store);
     d->api.metrics = metrics_open();
+    d->api.owners = owners_open();
     if (check_listen(d, e) < 0) return -1;
     d->api.driver = open_driver(&d->loop, o, e);
     if (!d->api.driver) return -1;
@@ -180,6 +182,7 @@ static void close_parts(struct daemon *d) {
     if (d->api.keys) keys_close(d->api.keys);
     if (d->api.store) store_close(d->api.store);
     if (d->api.metrics) metrics_close(d->api.metrics);
+    if (d->api.owners) owners_close(d->api.owners);
     close_fd(&d->lock_fd);
     if (uv_loop_close(&d->loop) != 0) log_debug("some handles of the loop were not closed");
 }

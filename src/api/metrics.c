@@ -116,6 +116,7 @@ static void put_numbers(struct buf *out, const char *prefix, struct json_object 
     if (json_object_is_type(value, json_type_object) && depth < 6) {
         json_object_object_foreach(value, key, field) {
             char name[160];
+            if (!depth && !strcmp(key, "executions_total")) continue; /* counted above, by how they ended */
             size_t n = (size_t)snprintf(name, sizeof name, "%s_%.60s", prefix, key);
             for (size_t i = 0; i < n && i < sizeof name - 1; i++)
                 if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_", name[i])) name[i] = '_';

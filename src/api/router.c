@@ -40,12 +40,14 @@ int route_find(const struct route *table, size_t count, const char *method, char
     const char *starts[ROUTE_PARAMS_MAX];
     size_t lengths[ROUTE_PARAMS_MAX];
     const char *wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;
+    bool literal = false; /* a pattern without parameters fitted: those with one do not mean this path */
     allow[0] = 0;
     *out = (struct route_match){0};
     for (size_t i = 0; i < count; i++) {
-        if (!fits(table[i].pattern, path, starts, lengths, &out->count)) continue;
+        if (!fits(table[i].pattern, path, starts, lengths, &out->count) || (literal && out->count)) continue;
         if (strcmp(table[i].method, wanted) != 0 && strcmp(table[i].method, "*") != 0) {
             allow_add(allow, table[i].method);
+            literal |= !out->count;
             continue;
         }
         out->route = &table[i];

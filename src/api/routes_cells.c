@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/handlers.h"
+#include "api/owners.h"
 #include "base/clock.h"
 #include "cell/world.h"
 
@@ -13,6 +14,7 @@ static void created(void *arg, struct err *e, struct cell *cell) {
     } else {
         char place[64];
         struct json_object *about = cell_describe(cell);
+        if (rq->key_id[0]) owners_add(api_of(rq)->owners, cell_id(cell), rq->key_id);
         json_set_text(about, "state", "ready"); /* the word that some clients wait for */
         (void)snprintf(place, sizeof place, "/v1/sandboxes/%s", cell_id(cell));
         reply_json(rq, 201, about);

@@ -110,10 +110,14 @@ static size_t waiting(const struct websocket *ws) {
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events);
+static void on_timer(uv_timer_t *timer);
+
+/* Our close frame is out and the client goes on sending: what it sends is thrown away, so that it gets to read ours. */
+static bool draining(const struct websocket *ws) { return !wslay_event_want_read(ws->wire); }
 
 static void rearm(struct websocket *ws) {
     int events = UV_DISCONNECT;
-    if (!ws->hold && wslay_event_want_read(ws->wire)) events |= UV_READABLE;
+    if (!ws->hold || draining(ws)) events |= UV_READABLE;
     if (ws->out.len > ws->out_at) events |= UV_WRITABLE;
     (void)uv_poll_start(&ws->poll, events, on_poll);
 }
@@ -142,6 +146,10 @@ static void settle(struct websocket *ws) {
     if (ws->dead) return;
     bool alive = flush(ws);
     size_t left = waiting(ws);
+    if (wslay_event_get_close_sent(ws->wire) && !ws->finishing) { /* wslay ended it: a protocol error, a message too large */
+        ws->finishing = true;
+        uv_timer_start(&ws->timer, on_timer, CLOSE_WAIT_MS, 0);
+    }
     bool over = !left && (wslay_event_get_close_received(ws->wire) && wslay_event_get_close_sent(ws->wire));
     if (!alive || over || left > WEBSOCKET_DROP) {
         if (left > WEBSOCKET_DROP) log_info("websocket: a client that reads too slowly was dropped");
@@ -155,10 +163,23 @@ static void settle(struct websocket *ws) {
     }
 }
 
+static void drain(struct websocket *ws) {
+    char away[16384];
+    for (size_t sum = 0; sum < READ_ROUND;) {
+        ssize_t n = recv(ws->fd, away, sizeof away, MSG_DONTWAIT);
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+        if (n <= 0) {
+            die(ws);
+            return;
+        }
+        sum += (size_t)n;
+    }
+}
+
 static void read_some(struct websocket *ws) {
     ws->round = 0;
-    if (!wslay_event_want_read(ws->wire)) {
-        die(ws); /* after the close handshake nothing is read; an event here is the client's hang-up */
+    if (draining(ws)) {
+        drain(ws);
         return;
     }
     if (wslay_event_recv(ws->wire) != 0) {

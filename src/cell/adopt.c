@@ -1,6 +1,6 @@
 /* Taking over the cells that survived the last daemon. Rows of the store are matched to what the driver found: a cell
- * without a row is destroyed, a row without a cell ended as lost, and executions that were running are finished from what
- * their contexts send again (context_proto.h, "Taking over"). */
+ * without a row is destroyed, a row without a cell ended as lost, and executions that were running are finished from
+ * what their contexts send again (context_proto.h, "Taking over"). */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +26,10 @@ static void nothing(void *arg, struct err *err) { (void)arg, (void)err; }
 
 static int keep_row(void *arg, const char *id, const char *json) {
     struct json_object *row = json_tokener_parse(json);
-    if (row && id_valid(id, "sbx_")) json_object_object_add(arg, id, row);
-    else json_object_put(row);
+    if (row && id_valid(id, "sbx_"))
+        json_object_object_add(arg, id, row);
+    else
+        json_object_put(row);
     return 0;
 }
 
@@ -61,8 +63,10 @@ void adopt_begin(struct world *w, void (*done)(void *, struct err *), void *arg)
     if (!s) abort();
     *s = (struct start){.world = w, .done = done, .arg = arg};
     w->adoptable = json_object_new_object();
-    if (store_cell_each(w->config.store, keep_row, w->adoptable, &s->err) < 0) defer(w->defers, &s->later, on_failed);
-    else w->config.driver->ops->adopt(w->config.driver, on_adopted, s);
+    if (store_cell_each(w->config.store, keep_row, w->adoptable, &s->err) < 0)
+        defer(w->defers, &s->later, on_failed);
+    else
+        w->config.driver->ops->adopt(w->config.driver, on_adopted, s);
 }
 
 /* ---- executions of an adopted cell ---- */
@@ -74,7 +78,9 @@ static void lost_without_trace(struct cell *c, const char *id, struct json_objec
     json_object_object_add(o, "results", json_object_new_array());
     json_object_object_add(o, "stdout", json_object_new_string(""));
     json_object_object_add(o, "stderr", json_object_new_string(""));
-    json_object_object_add(o, "error", execution_error("ExecutionLost", "", "the daemon ended while the code ran, and its context is gone"));
+    json_object_object_add(
+        o, "error",
+        execution_error("ExecutionLost", "", "the daemon ended while the code ran, and its context is gone"));
     json_object_object_add(o, "exit", json_object_new_string("lost"));
     history_add(&c->world->history, &c->history, id, o, 2500);
     json_object_put(o);
@@ -83,8 +89,13 @@ static void lost_without_trace(struct cell *c, const char *id, struct json_objec
 static void resume_execution(struct context *k, const char *id, struct json_object *row) {
     struct execution *x = calloc(1, sizeof *x);
     if (!x) abort();
-    *x = (struct execution){.context = k, .stage = STAGE_RUNNING, .collect = true, .stop_on_input = true, .told_start = true,
-                            .stored = true, .after_restart_of_daemon = true};
+    *x = (struct execution){.context = k,
+                            .stage = STAGE_RUNNING,
+                            .collect = true,
+                            .stop_on_input = true,
+                            .told_start = true,
+                            .stored = true,
+                            .after_restart_of_daemon = true};
     (void)snprintf(x->id, sizeof x->id, "%s", id);
     x->number = (uint32_t)json_object_get_int64(body_get(row, "number"));
     x->timeout_ms = json_object_get_int64(body_get(row, "timeout_ms"));
@@ -99,13 +110,17 @@ static int adopt_execution(void *arg, const char *id, const char *json) {
     struct cell *c = arg;
     struct err err;
     struct json_object *row = json_tokener_parse(json);
-    const char *status = row ? text_field(row, "status") : NULL, *context_id = row ? text_field(row, "context_id") : NULL;
+    const char *status = row ? text_field(row, "status") : NULL,
+               *context_id = row ? text_field(row, "context_id") : NULL;
     struct json_object *execution = row ? body_get(row, "execution") : NULL;
-    if (status && strcmp(status, "finished") == 0 && execution) history_add(&c->world->history, &c->history, id, execution, 2500 + strlen(json));
+    if (status && strcmp(status, "finished") == 0 && execution)
+        history_add(&c->world->history, &c->history, id, execution, 2500 + strlen(json));
     else if (status && context_id) {
         struct context *k = context_find(c, context_id, &err);
-        if (k && k->state == CONTEXT_LIVE && !k->running) resume_execution(k, id, row);
-        else lost_without_trace(c, id, row);
+        if (k && k->state == CONTEXT_LIVE && !k->running)
+            resume_execution(k, id, row);
+        else
+            lost_without_trace(c, id, row);
     }
     json_object_put(row);
     return 0;
@@ -117,9 +132,12 @@ static void close_ends(const struct context_ends *e) {
     if (e->control_fd >= 0) close(e->control_fd), close(e->stdout_fd), close(e->stderr_fd);
 }
 
-static void on_silence(struct deadline *d) { context_broken(container_of(d, struct context, eof), "it did not answer the new daemon"); }
+static void on_silence(struct deadline *d) {
+    context_broken(container_of(d, struct context, eof), "it did not answer the new daemon");
+}
 
-static void adopt_context(struct cell *c, struct json_object *row, const struct context_ends *ends, bool taken[DRIVER_SLOTS]) {
+static void adopt_context(struct cell *c, struct json_object *row, const struct context_ends *ends,
+                          bool taken[DRIVER_SLOTS]) {
     int64_t slot = json_object_get_int64(body_get(row, "slot"));
     const char *id = text_field(row, "id"), *word = text_field(row, "language"), *cwd = text_field(row, "cwd");
     const char *language = word ? language_name(word) : NULL;
@@ -129,17 +147,16 @@ static void adopt_context(struct cell *c, struct json_object *row, const struct 
     k->created_ms = json_object_get_int64(body_get(row, "created_ms"));
     k->cwd = cwd ? strdup(cwd) : NULL;
     k->env = json_object_get(body_get(row, "env"));
-    if (ends[slot].control_fd >= 0) {
+    if (ends[slot].control_fd >= 0)
         context_attach(k, &ends[slot], true);
-        /* Something short that no row names may still run: it gets the time an execution gets by default. */
-        deadline_set(c->world->deadlines, &k->eof, monotonic_ms() + c->world->config.execute_timeout_default_ms, on_silence);
-    } else {
+    else {
         k->state = CONTEXT_LOST;
         k->restart_unsaid = true;
     }
 }
 
-void adopt_cell(void *arg, struct driver_cell *dc, const char *template_id, int guest_fd, const struct context_ends ends[DRIVER_SLOTS]) {
+void adopt_cell(void *arg, struct driver_cell *dc, const char *template_id, int guest_fd,
+                const struct context_ends ends[DRIVER_SLOTS]) {
     struct world *w = arg;
     struct err err;
     bool taken[DRIVER_SLOTS] = {false};
@@ -166,6 +183,12 @@ void adopt_cell(void *arg, struct driver_cell *dc, const char *template_id, int 
         w->config.driver->ops->context_signal(dc, i, SIGKILL);
     }
     if (store_execution_each(w->config.store, c->id, adopt_execution, c, &err) < 0) log_warn("%s: %s", c->id, err.text);
+    for (int i = 0; i < DRIVER_SLOTS; i++) {
+        struct context *k = c->contexts[i];
+        /* Something short that no row names may still run: it gets the time an execution gets by default. */
+        if (k && k->state == CONTEXT_LIVE && !k->running)
+            deadline_set(w->deadlines, &k->eof, monotonic_ms() + w->config.execute_timeout_default_ms, on_silence);
+    }
     if (c->status == CELL_PAUSED) cell_clocks_hold(c);
     cell_arm(c);
     world_event(w, c->id, "sandbox.adopted", NULL, "a new daemon took the sandbox over", NULL);
@@ -174,7 +197,8 @@ void adopt_cell(void *arg, struct driver_cell *dc, const char *template_id, int 
 
 void adopt_frame(struct context *k, uint16_t type, uint16_t flags, uint32_t number, struct json_object *json) {
     if (type != CONTEXT_STATUS) {
-        if ((flags & FRAME_REPLAY) && k->running && k->running->number == number) execution_on_frame(k->running, type, json);
+        if ((flags & FRAME_REPLAY) && k->running && k->running->number == number)
+            execution_on_frame(k->running, type, json);
         return;
     }
     struct json_object *last = body_get(json, "last");
@@ -184,7 +208,8 @@ void adopt_frame(struct context *k, uint16_t type, uint16_t flags, uint32_t numb
     struct execution *x = k->running;
     if (x) { /* the context is idle, and this one was not among what it sent again */
         k->running = NULL;
-        execution_finish(x, "lost", execution_error("ExecutionLost", "", "the result was lost when the daemon was restarted"));
+        execution_finish(x, "lost",
+                         execution_error("ExecutionLost", "", "the result was lost when the daemon was restarted"));
     }
     context_next(k);
 }

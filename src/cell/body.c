@@ -20,7 +20,8 @@ int body_text(struct json_object *body, const char *key, const char **out, struc
     if (!v) return 0;
     if (!json_object_is_type(v, json_type_string)) return err_set(err, ERR_INVALID, "%s must be a string", key);
     const char *s = json_object_get_string(v);
-    if (strlen(s) != (size_t)json_object_get_string_len(v)) return err_set(err, ERR_INVALID, "%s must not contain NUL", key);
+    if (strlen(s) != (size_t)json_object_get_string_len(v))
+        return err_set(err, ERR_INVALID, "%s must not contain NUL", key);
     *out = s;
     return 0;
 }
@@ -37,7 +38,8 @@ int body_int(struct json_object *body, const char *key, int64_t low, int64_t hig
     struct json_object *v = body_get(body, key);
     if (!v) return 0;
     if (!json_object_is_type(v, json_type_int) || json_object_get_int64(v) < low || json_object_get_int64(v) > high)
-        return err_set(err, ERR_INVALID, "%s must be a whole number from %lld to %lld", key, (long long)low, (long long)high);
+        return err_set(err, ERR_INVALID, "%s must be a whole number from %lld to %lld", key, (long long)low,
+                       (long long)high);
     *out = json_object_get_int64(v);
     return 0;
 }
@@ -54,17 +56,20 @@ int body_seconds(struct json_object *body, const char *key, int64_t *out_ms, str
 }
 
 static int pair_check(const char *key, const char *name, struct json_object *v, bool names, struct err *err) {
-    if (!json_object_is_type(v, json_type_string)) return err_set(err, ERR_INVALID, "%s: the value of \"%.60s\" must be a string", key, name);
+    if (!json_object_is_type(v, json_type_string))
+        return err_set(err, ERR_INVALID, "%s: the value of \"%.60s\" must be a string", key, name);
     if (strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
         return err_set(err, ERR_INVALID, "%s: the value of \"%.60s\" must not contain NUL", key, name);
-    if (names && (!*name || strchr(name, '='))) return err_set(err, ERR_INVALID, "%s: \"%.60s\" is not the name of a variable", key, name);
+    if (names && (!*name || strchr(name, '=')))
+        return err_set(err, ERR_INVALID, "%s: \"%.60s\" is not the name of a variable", key, name);
     return 0;
 }
 
 int body_map(struct json_object *body, const char *key, bool names, struct json_object **out, struct err *err) {
     struct json_object *map = body_get(body, key);
     if (!map) return 0;
-    if (!json_object_is_type(map, json_type_object)) return err_set(err, ERR_INVALID, "%s must be an object of strings", key);
+    if (!json_object_is_type(map, json_type_object))
+        return err_set(err, ERR_INVALID, "%s must be an object of strings", key);
     size_t bytes = 0;
     struct json_object_iterator it = json_object_iter_begin(map), end = json_object_iter_end(map);
     for (; !json_object_iter_equal(&it, &end); json_object_iter_next(&it)) {

@@ -28,13 +28,15 @@ static void on_guest_lost(void *arg, const char *why) {
 }
 
 void cell_open_guest(struct cell *c, int fd, bool taken_over) {
-    c->guest = guest_link_open(c->world->config.loop, fd, taken_over, &(struct guest_link_events){on_hello, on_guest_lost, c});
+    c->guest =
+        guest_link_open(c->world->config.loop, fd, taken_over, &(struct guest_link_events){on_hello, on_guest_lost, c});
     if (taken_over || !c->env) return;
     struct err err;
     struct json_object *op = json_object_new_object();
     json_object_object_add(op, "op", json_object_new_string("environment"));
     json_object_object_add(op, "env", json_object_get(c->env));
-    if (guest_link_notice(c->guest, op, &err) < 0) log_warn("%s: %s", c->id, err.text); /* env is bounded: cannot happen */
+    if (guest_link_notice(c->guest, op, &err) < 0)
+        log_warn("%s: %s", c->id, err.text); /* env is bounded: cannot happen */
     json_object_put(op);
 }
 
@@ -76,9 +78,12 @@ struct cell *cell_find(struct world *w, const char *id, struct err *err) {
     struct cell *c = world_lookup(w, id);
     char reason[64];
     if (c && c->status < CELL_ENDING) return c;
-    if (c) cell_gone_error(err, id, c->reason);
-    else if (id_valid(id, "sbx_") && store_cell_ended(w->config.store, id, reason, sizeof reason)) cell_gone_error(err, id, reason);
-    else err_set(err, ERR_NOT_FOUND, "no sandbox has the id \"%.40s\"", id);
+    if (c)
+        cell_gone_error(err, id, c->reason);
+    else if (id_valid(id, "sbx_") && store_cell_ended(w->config.store, id, reason, sizeof reason))
+        cell_gone_error(err, id, reason);
+    else
+        err_set(err, ERR_NOT_FOUND, "no sandbox has the id \"%.40s\"", id);
     return NULL;
 }
 
@@ -90,7 +95,8 @@ int cell_usable(struct cell *c, struct err *err) {
 
 void cell_touch(struct cell *c) { c->active_ms = monotonic_ms(); }
 
-/* ---- the end of a cell: executions and processes end, the driver gives everything back, the store keeps the reason ---- */
+/* ---- the end of a cell: executions and processes end, the driver gives everything back, the store keeps the reason
+ * ---- */
 
 static void tell_waiters(struct cell *c, struct err *err) {
     for (struct cell_waiter *x; (x = c->waiters);) {
@@ -107,13 +113,18 @@ static void on_destroyed(void *arg, struct err *err) {
     c->status = CELL_ENDED;
     if (err) log_error("%s: not everything was given back: %s", c->id, err->text);
     if (store_cell_delete(w->config.store, c->id, c->reason, &failed) < 0) log_error("%s: %s", c->id, failed.text);
-    bool asked = strcmp(c->reason, "lost") != 0 && strcmp(c->reason, "killed") != 0 && strcmp(c->reason, "out of memory") != 0;
-    if (asked) w->counters.deleted++;
-    else w->counters.lost++;
+    bool asked =
+        strcmp(c->reason, "lost") != 0 && strcmp(c->reason, "killed") != 0 && strcmp(c->reason, "out of memory") != 0;
+    if (asked)
+        w->counters.deleted++;
+    else
+        w->counters.lost++;
     world_event(w, c->id, asked ? "sandbox.deleted" : "sandbox.lost", NULL, c->reason, NULL);
     tell_waiters(c, err);
-    if (w->closing) cell_release(c);
-    else world_remove(w, c);
+    if (w->closing)
+        cell_release(c);
+    else
+        world_remove(w, c);
 }
 
 static const char *word_of_end(const struct cell *c) {
@@ -133,8 +144,10 @@ static void end_now(struct deferred *d) {
     if (guest) guest_link_close(guest, c->reason);
     for (int i = 0; i < DRIVER_SLOTS; i++)
         if (c->contexts[i]) context_free(c->contexts[i]);
-    if (c->driver) c->world->config.driver->ops->destroy(steal_ptr(&c->driver), on_destroyed, c);
-    else on_destroyed(c, NULL);
+    if (c->driver)
+        c->world->config.driver->ops->destroy(steal_ptr(&c->driver), on_destroyed, c);
+    else
+        on_destroyed(c, NULL);
     cell_release(c);
 }
 
@@ -154,8 +167,10 @@ void cell_delete(struct cell *c, const char *reason, cell_done_cb cb, void *arg)
     struct cell_waiter **at = &c->waiters;
     while (*at) at = &(*at)->next;
     *at = x;
-    if (c->status == CELL_ENDED) defer(c->world->defers, &c->ending, tell_later);
-    else cell_end(c, reason);
+    if (c->status == CELL_ENDED)
+        defer(c->world->defers, &c->ending, tell_later);
+    else
+        cell_end(c, reason);
 }
 
 /* ---- what the driver says ---- */

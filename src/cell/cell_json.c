@@ -49,7 +49,8 @@ struct json_object *cell_remaining(struct cell *c) {
     double left = -1;
     if (c->expires_ms) left = (double)(c->expires_ms - wall_ms()) / 1000;
     if (c->idle_timeout_ms) {
-        double idle = cell_busy(c) ? (double)c->idle_timeout_ms / 1000 : (double)(c->active_ms + c->idle_timeout_ms - monotonic_ms()) / 1000;
+        double idle = cell_busy(c) ? (double)c->idle_timeout_ms / 1000
+                                   : (double)(c->active_ms + c->idle_timeout_ms - monotonic_ms()) / 1000;
         if (!c->expires_ms || idle < left) left = idle;
     }
     if (!c->expires_ms && !c->idle_timeout_ms) return NULL;
@@ -88,7 +89,8 @@ static bool matches(struct cell *c, struct json_object *wanted) {
     if (!wanted) return true;
     json_object_object_foreach(wanted, name, value) {
         struct json_object *has;
-        if (!c->metadata || !json_object_object_get_ex(c->metadata, name, &has) || !json_object_equal(has, value)) return false;
+        if (!c->metadata || !json_object_object_get_ex(c->metadata, name, &has) || !json_object_equal(has, value))
+            return false;
     }
     return true;
 }
@@ -144,7 +146,8 @@ struct json_object *cell_row(struct cell *c) {
 
 int cell_save(struct cell *c, struct err *err) {
     struct json_object *row = cell_row(c);
-    int out = store_cell_put(c->world->config.store, c->id, json_object_to_json_string_ext(row, JSON_C_TO_STRING_NOSLASHESCAPE), err);
+    int out = store_cell_put(c->world->config.store, c->id,
+                             json_object_to_json_string_ext(row, JSON_C_TO_STRING_NOSLASHESCAPE), err);
     json_object_put(row);
     return out;
 }
@@ -227,5 +230,6 @@ void cell_stats(struct cell *c, cell_json_cb cb, void *arg) {
     if (c->status >= CELL_ENDING || !c->driver) {
         cell_gone_error(&x->err, c->id, c->reason);
         defer(c->world->defers, &x->later, stats_refused);
-    } else c->world->config.driver->ops->stats(c->driver, on_stats, x);
+    } else
+        c->world->config.driver->ops->stats(c->driver, on_stats, x);
 }

@@ -23,8 +23,10 @@ int cell_spec_times(struct json_object *body, int64_t *ttl_ms, int64_t *idle_ms,
 
 int cell_spec_metadata(struct json_object *body, struct json_object **out, struct err *err) {
     if (body_map(body, "metadata", false, out, err) < 0) return -1;
-    if (*out && (json_object_object_length(*out) > METADATA_PAIRS || strlen(json_object_to_json_string(*out)) > METADATA_BYTES))
-        return err_set(err, ERR_TOO_LARGE, "metadata holds more than %d pairs or %d bytes", METADATA_PAIRS, METADATA_BYTES);
+    if (*out &&
+        (json_object_object_length(*out) > METADATA_PAIRS || strlen(json_object_to_json_string(*out)) > METADATA_BYTES))
+        return err_set(err, ERR_TOO_LARGE, "metadata holds more than %d pairs or %d bytes", METADATA_PAIRS,
+                       METADATA_BYTES);
     return 0;
 }
 
@@ -36,14 +38,16 @@ static int refuse_unsupported(struct json_object *body, struct err *err) {
     if (persistent) return err_set(err, ERR_UNSUPPORTED, "persistent sandboxes are not in this version");
     if (body_get(body, "from_snapshot")) return err_set(err, ERR_UNSUPPORTED, "snapshots are not in this version");
     if (body_text(body, "on_timeout", &word, err) < 0) return -1;
-    if (word && strcmp(word, "delete") != 0) return err_set(err, ERR_UNSUPPORTED, "on_timeout can only be \"delete\" in this version");
+    if (word && strcmp(word, "delete") != 0)
+        return err_set(err, ERR_UNSUPPORTED, "on_timeout can only be \"delete\" in this version");
     struct json_object *network = body_get(body, "network");
     if (!network) return 0;
     if (!json_object_is_type(network, json_type_object)) return err_set(err, ERR_INVALID, "network must be an object");
     word = "none";
     if (body_text(network, "mode", &word, err) < 0) return -1;
     if (strcmp(word, "allowlist") == 0 || strcmp(word, "open") == 0)
-        return err_set(err, ERR_UNSUPPORTED, "network.mode \"%s\" is not in this version: a sandbox has loopback only", word);
+        return err_set(err, ERR_UNSUPPORTED, "network.mode \"%s\" is not in this version: a sandbox has loopback only",
+                       word);
     return strcmp(word, "none") == 0 ? 0 : err_set(err, ERR_INVALID, "network.mode must be \"none\"");
 }
 
@@ -60,7 +64,8 @@ static int limit(struct json_object *limits, struct limit_field f, uint64_t *out
     bool number = json_object_is_type(v, json_type_int) || json_object_is_type(v, json_type_double);
     double d = number ? json_object_get_double(v) : -1;
     if (!(d >= f.low && d * f.scale <= (double)f.max))
-        return err_set(err, ERR_INVALID, "limits.%s must be a number from %g to %g", f.key, f.low, (double)f.max / f.scale);
+        return err_set(err, ERR_INVALID, "limits.%s must be a number from %g to %g", f.key, f.low,
+                       (double)f.max / f.scale);
     *out = (uint64_t)(d * f.scale);
     return 0;
 }
@@ -70,12 +75,14 @@ static int limits_parse(struct world *w, struct json_object *body, struct cell_l
     struct json_object *limits = body_get(body, "limits");
     const double mib = 1024.0 * 1024;
     uint64_t cpu = out->cpu_millis, pids = out->pids_max, files = out->open_files;
-    if (limits && !json_object_is_type(limits, json_type_object)) return err_set(err, ERR_INVALID, "limits must be an object");
-    if (limits && (limit(limits, (struct limit_field){"memory_mb", mib, 64, max->memory_bytes}, &out->memory_bytes, err) < 0 ||
-                   limit(limits, (struct limit_field){"disk_mb", mib, 1, max->disk_bytes}, &out->disk_bytes, err) < 0 ||
-                   limit(limits, (struct limit_field){"cpus", 1000, 0.05, max->cpu_millis}, &cpu, err) < 0 ||
-                   limit(limits, (struct limit_field){"pids", 1, 8, max->pids_max}, &pids, err) < 0 ||
-                   limit(limits, (struct limit_field){"open_files", 1, 64, max->open_files}, &files, err) < 0))
+    if (limits && !json_object_is_type(limits, json_type_object))
+        return err_set(err, ERR_INVALID, "limits must be an object");
+    if (limits &&
+        (limit(limits, (struct limit_field){"memory_mb", mib, 64, max->memory_bytes}, &out->memory_bytes, err) < 0 ||
+         limit(limits, (struct limit_field){"disk_mb", mib, 1, max->disk_bytes}, &out->disk_bytes, err) < 0 ||
+         limit(limits, (struct limit_field){"cpus", 1000, 0.05, max->cpu_millis}, &cpu, err) < 0 ||
+         limit(limits, (struct limit_field){"pids", 1, 8, max->pids_max}, &pids, err) < 0 ||
+         limit(limits, (struct limit_field){"open_files", 1, 64, max->open_files}, &files, err) < 0))
         return -1;
     out->cpu_millis = (uint32_t)cpu;
     out->pids_max = (uint32_t)pids;
@@ -86,7 +93,8 @@ static int limits_parse(struct world *w, struct json_object *body, struct cell_l
 int cell_spec_parse(struct world *w, struct json_object *body, struct cell_spec *out, struct err *err) {
     const char *name = NULL;
     bool said;
-    *out = (struct cell_spec){.ttl_ms = w->config.ttl_default_ms, .idle_timeout_ms = w->config.idle_timeout_default_ms,
+    *out = (struct cell_spec){.ttl_ms = w->config.ttl_default_ms,
+                              .idle_timeout_ms = w->config.idle_timeout_default_ms,
                               .limits = w->config.limits_default};
     if (body_text(body, "template", &name, err) < 0 || refuse_unsupported(body, err) < 0 ||
         body_map(body, "env", true, &out->env, err) < 0 || cell_spec_metadata(body, &out->metadata, err) < 0 ||

@@ -1,4 +1,5 @@
 /* What the API asks of contexts. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +47,8 @@ struct context *context_for(struct cell *c, const char *context_id, const char *
     }
     /* The shell that was made on first use carries the id "shell". */
     for (int i = 1; i < DRIVER_SLOTS; i++)
-        if (c->contexts[i] && !c->contexts[i]->deleting && strcmp(c->contexts[i]->id, LANGUAGE_SHELL) == 0) return c->contexts[i];
+        if (c->contexts[i] && !c->contexts[i]->deleting && strcmp(c->contexts[i]->id, LANGUAGE_SHELL) == 0)
+            return c->contexts[i];
     int slot = free_slot(c, err);
     return slot < 0 ? NULL : add(c, slot, LANGUAGE_SHELL, LANGUAGE_SHELL);
 }
@@ -117,8 +119,8 @@ static struct call *call_new(struct cell *c, cell_json_cb json_cb, cell_done_cb 
 static int create(struct cell *c, struct json_object *body, char id[DOMAIN_ID], struct err *err) {
     const char *word = LANGUAGE_PYTHON, *cwd = NULL;
     struct json_object *env = NULL;
-    if (cell_usable(c, err) < 0 || body_text(body, "language", &word, err) < 0 || body_text(body, "cwd", &cwd, err) < 0 ||
-        body_map(body, "env", true, &env, err) < 0)
+    if (cell_usable(c, err) < 0 || body_text(body, "language", &word, err) < 0 ||
+        body_text(body, "cwd", &cwd, err) < 0 || body_map(body, "env", true, &env, err) < 0)
         return -1;
     const char *language = language_name(word);
     if (!language) return err_set(err, ERR_INVALID, "language must be \"python\" or \"bash\", not \"%.40s\"", word);
@@ -152,7 +154,12 @@ void context_create(struct cell *c, struct json_object *body, cell_json_cb cb, v
 int context_interrupt(struct cell *c, const char *id, struct err *err) {
     struct context *x = context_find(c, id, err);
     if (!x || cell_usable(c, err) < 0) return -1;
-    if (!x->running || x->running->stage != STAGE_RUNNING) return err_set(err, ERR_CONFLICT, "no execution runs in the context %.60s", id);
+    if (!x->running && x->taking_over) { /* what the last daemon started and did not write down */
+        c->world->config.driver->ops->context_signal(c->driver, x->slot, SIGINT);
+        return 0;
+    }
+    if (!x->running || x->running->stage != STAGE_RUNNING)
+        return err_set(err, ERR_CONFLICT, "no execution runs in the context %.60s", id);
     return execution_interrupt(x->running, err);
 }
 
@@ -160,7 +167,8 @@ void context_restart(struct cell *c, const char *id, cell_json_cb cb, void *arg)
     struct call *call = call_new(c, cb, NULL, arg);
     struct context *x = context_find(c, id, &call->err);
     call->failed = !x || cell_usable(c, &call->err) < 0;
-    if (!call->failed && x->restart_cb) call->failed = err_set(&call->err, ERR_CONFLICT, "the context %.60s is being restarted", id) < 0;
+    if (!call->failed && x->restart_cb)
+        call->failed = err_set(&call->err, ERR_CONFLICT, "the context %.60s is being restarted", id) < 0;
     if (call->failed) {
         defer(c->world->defers, &call->later, answer);
         return;
@@ -172,7 +180,8 @@ void context_restart(struct cell *c, const char *id, cell_json_cb cb, void *arg)
         x->failed_starts = 0;
         x->restarts++;
         context_make(x);
-    } else context_kill(x); /* MAKING: it is fresh as soon as it is there */
+    } else
+        context_kill(x); /* MAKING: it is fresh as soon as it is there */
     cell_release(c);
     free(call);
 }
@@ -201,8 +210,10 @@ void context_delete(struct cell *c, const char *id, cell_done_cb cb, void *arg) 
     x->delete_cb = cb;
     x->delete_arg = arg;
     if (x->running && x->running->stop == STOP_NONE) x->running->stop = STOP_KILL;
-    if (x->state == CONTEXT_LOST) defer(c->world->defers, &x->later, delete_lost);
-    else context_kill(x);
+    if (x->state == CONTEXT_LOST)
+        defer(c->world->defers, &x->later, delete_lost);
+    else
+        context_kill(x);
     cell_release(c);
     free(call);
 }

@@ -14,7 +14,8 @@
 #define SETTLE_MS 20        /* an interrupt travels through the keeper; the next execution must not get it */
 #define EOF_GRACE_MS 500    /* between the end of the stream and the exit of its process */
 #define EXIT_MS 10000       /* between SIGKILL and the exit: a process in an uninterruptible call takes its time */
-#define FAILED_STARTS_MAX 2 /* a context that dies this often before it was ready is not started again for what waits */
+#define FAILED_STARTS_MAX 2 /* a context that dies this often before it was ready is not started again for what waits  \
+                             */
 
 const char *language_name(const char *word) {
     if (strcmp(word, "python") == 0 || strcmp(word, "py") == 0 || strcmp(word, "python3") == 0) return LANGUAGE_PYTHON;
@@ -31,8 +32,10 @@ struct context *context_new(struct cell *c, int slot, const char *language, cons
     x->state = CONTEXT_MAKING;
     x->created_ms = wall_ms();
     x->queue_last = &x->queue;
-    if (id) (void)snprintf(x->id, sizeof x->id, "%s", id);
-    else id_make(x->id, "ctx_");
+    if (id)
+        (void)snprintf(x->id, sizeof x->id, "%s", id);
+    else
+        id_make(x->id, "ctx_");
     c->contexts[slot] = x;
     return x;
 }
@@ -64,8 +67,10 @@ static void on_output(void *arg, bool is_err, const void *bytes, size_t n) {
 }
 
 static void on_ready(struct context *x) {
+    if (x->ready) return;
     x->ready = true;
     x->failed_starts = 0;
+    if (x->running && x->running->stage == STAGE_RUNNING) execution_ready(x->running);
     if (!x->interrupt_at_ready) return;
     x->interrupt_at_ready = false;
     if (x->cell->driver) x->cell->world->config.driver->ops->context_signal(x->cell->driver, x->slot, SIGINT);
@@ -73,8 +78,10 @@ static void on_ready(struct context *x) {
 
 static void on_frame(void *arg, uint16_t type, uint16_t flags, uint32_t number, struct json_object *json) {
     struct context *x = arg;
-    if (type == CONTEXT_READY) on_ready(x);
-    else if (x->taking_over) adopt_frame(x, type, flags, number, json);
+    if (type == CONTEXT_READY)
+        on_ready(x);
+    else if (x->taking_over)
+        adopt_frame(x, type, flags, number, json);
     else if (type != CONTEXT_STATUS && x->running && x->running->stage == STAGE_RUNNING && x->running->number == number)
         execution_on_frame(x->running, type, json);
     /* Anything else belongs to an execution that is over: a thread of it that still displays. */
@@ -87,8 +94,10 @@ static void on_eof_grace(struct deadline *d) {
 
 static void on_end(void *arg, const char *why) {
     struct context *x = arg;
-    if (why) context_broken(x, why);
-    else deadline_set(x->cell->world->deadlines, &x->eof, monotonic_ms() + EOF_GRACE_MS, on_eof_grace);
+    if (why)
+        context_broken(x, why);
+    else
+        deadline_set(x->cell->world->deadlines, &x->eof, monotonic_ms() + EOF_GRACE_MS, on_eof_grace);
 }
 
 void context_broken(struct context *x, const char *why) {
@@ -114,7 +123,8 @@ static void put_environment(struct context_link *l, uint16_t type, struct json_o
 
 void context_attach(struct context *x, const struct context_ends *ends, bool taken_over) {
     struct cell *c = x->cell;
-    x->link = context_link_open(c->world->config.loop, ends, &(struct context_link_events){on_output, on_frame, on_end, x});
+    x->link =
+        context_link_open(c->world->config.loop, ends, &(struct context_link_events){on_output, on_frame, on_end, x});
     x->state = CONTEXT_LIVE;
     x->ready = taken_over;
     x->dying = false;
@@ -122,7 +132,8 @@ void context_attach(struct context *x, const struct context_ends *ends, bool tak
     x->taking_over = taken_over;
     x->last_number = 0;
     x->execution_count = 0;
-    if (taken_over) context_link_put(x->link, CONTEXT_HELLO, 0, 0, NULL, 0);
+    if (taken_over)
+        context_link_put(x->link, CONTEXT_HELLO, 0, 0, NULL, 0);
     else {
         put_environment(x->link, CONTEXT_SETENV, c->env);
         put_environment(x->link, CONTEXT_SETENV, x->env);
@@ -140,7 +151,8 @@ static void finish_stopped(struct context *x, bool restarted, struct err *err) {
     if (err && e->error) { /* say that too */
         char text[600];
         const char *value = json_object_get_string(body_get(e->error, "value"));
-        (void)snprintf(text, sizeof text, "%.200s; the context could not be started again: %s", value ? value : "", err->text);
+        (void)snprintf(text, sizeof text, "%.200s; the context could not be started again: %s", value ? value : "",
+                       err->text);
         json_object_object_add(e->error, "value", json_object_new_string(text));
     }
     execution_finish(e, e->exit, NULL);
@@ -193,17 +205,22 @@ static void made(struct context *x, struct err *err, const struct context_ends *
         if (x->early_exit) defer(w->defers, &x->later, on_early_exit);
     }
     tell_restarted(x, err);
-    if (!x->deleting) context_next(x);
-    else if (err) deleted(x);
-    else context_kill(x);
+    if (!x->deleting)
+        context_next(x);
+    else if (err)
+        deleted(x);
+    else
+        context_kill(x);
 }
 
 static void on_made(void *arg, struct err *err, const struct context_ends *ends) {
     struct making *m = arg;
     struct cell *c = m->cell;
     bool there = c->status < CELL_ENDING;
-    if (there) made(m->context, err, ends);
-    else if (!err) close_ends(ends);
+    if (there)
+        made(m->context, err, ends);
+    else if (!err)
+        close_ends(ends);
     cell_release(c);
     free(m);
 }
@@ -219,7 +236,8 @@ void context_make(struct context *x) {
 
 /* ---- end ---- */
 
-/* The driver owes an exit after a SIGKILL; whoever waits for this context must not wait for ever when it does not come. */
+/* The driver owes an exit after a SIGKILL; whoever waits for this context must not wait for ever when it does not come.
+ */
 static void on_no_exit(struct deadline *d) {
     struct context *x = container_of(d, struct context, eof);
     log_error("%s: context %s was killed and no exit was reported", x->cell->id, x->id);
@@ -247,14 +265,17 @@ static void judge(struct context *x, struct execution *e, enum context_fate fate
         e->exit = "oom";
         name = "OutOfMemory";
         w->counters.oom++;
-        (void)snprintf(text, sizeof text, "the sandbox ran out of memory (limit %llu MB) and the interpreter was killed",
+        (void)snprintf(text, sizeof text,
+                       "the sandbox ran out of memory (limit %llu MB) and the interpreter was killed",
                        (unsigned long long)(x->cell->limits.memory_bytes >> 20));
     } else if (e->stop == STOP_TIMEOUT) {
         e->exit = "timeout";
         name = "TimeoutError";
-        (void)snprintf(text, sizeof text, fate == FATE_KILLED && code == SIGKILL
+        (void)snprintf(text, sizeof text,
+                       fate == FATE_KILLED && code == SIGKILL
                            ? "the code ran longer than %g s, did not stop on an interrupt and was killed"
-                           : "the code ran longer than %g s, and its interpreter ended on the interrupt", (double)e->timeout_ms / 1000);
+                           : "the code ran longer than %g s, and its interpreter ended on the interrupt",
+                       (double)e->timeout_ms / 1000);
     } else if (e->stop == STOP_INTERRUPT && fate == FATE_KILLED && code == SIGKILL)
         (void)snprintf(text, sizeof text, "the code did not stop on an interrupt and was killed");
     else if (e->stop == STOP_KILL)
@@ -319,7 +340,9 @@ void context_exited(struct context *x, enum context_fate fate, int code) {
 void context_end_all(struct context *x, const char *exit, const char *why) {
     struct execution *e = x->running;
     x->running = NULL;
-    if (e) execution_finish(e, e->stage == STAGE_RESTARTING ? e->exit : exit, e->error ? NULL : execution_error("SandboxEnded", "", "%s", why));
+    if (e)
+        execution_finish(e, e->stage == STAGE_RESTARTING ? e->exit : exit,
+                         e->error ? NULL : execution_error("SandboxEnded", "", "%s", why));
     struct execution *queue = x->queue; /* what a callback starts from here on is not part of it */
     x->queue = NULL;
     x->queue_last = &x->queue;
@@ -334,7 +357,9 @@ static void on_settled(struct deadline *d) { context_next(container_of(d, struct
 
 void context_next(struct context *x) {
     struct world *w = x->cell->world;
-    if (x->running || !x->queue || x->cell->status != CELL_RUNNING || x->taking_over || x->dying || x->deleting || x->settle.pos) return;
+    if (x->running || !x->queue || x->cell->status != CELL_RUNNING || x->taking_over || x->dying || x->deleting ||
+        x->settle.pos)
+        return;
     if (x->state == CONTEXT_LOST) { /* it died while idle */
         x->failed_starts = 0;
         x->restarts++;
@@ -350,4 +375,6 @@ void context_next(struct context *x) {
     execution_dispatch(e);
 }
 
-void context_settle(struct context *x) { deadline_set(x->cell->world->deadlines, &x->settle, monotonic_ms() + SETTLE_MS, on_settled); }
+void context_settle(struct context *x) {
+    deadline_set(x->cell->world->deadlines, &x->settle, monotonic_ms() + SETTLE_MS, on_settled);
+}

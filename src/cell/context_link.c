@@ -90,7 +90,8 @@ static void read_both(struct context_link *l) {
 
 /* ---- the control stream ---- */
 
-static void on_json(struct context_link *l, uint16_t type, uint16_t flags, uint32_t execution, const void *bytes, size_t n) {
+static void on_json(struct context_link *l, uint16_t type, uint16_t flags, uint32_t execution, const void *bytes,
+                    size_t n) {
     struct json_object *json = text_parse_object(bytes, n, CONTEXT_VALUES_MAX);
     if (!json) {
         finish(l, "it sent something that is not JSON");
@@ -155,7 +156,8 @@ static void refresh(struct context_link *l) {
         if (l->pipes[i].poller) poller_want(l->pipes[i].poller, l->paused ? 0 : UV_READABLE);
 }
 
-struct context_link *context_link_open(uv_loop_t *loop, const struct context_ends *ends, const struct context_link_events *events) {
+struct context_link *context_link_open(uv_loop_t *loop, const struct context_ends *ends,
+                                       const struct context_link_events *events) {
     struct context_link *l = calloc(1, sizeof *l);
     if (!l) abort();
     l->events = *events;
@@ -180,7 +182,8 @@ void context_link_close(struct context_link *l) {
     leave(l);
 }
 
-void context_link_put(struct context_link *l, uint16_t type, uint16_t flags, uint32_t execution, const void *payload, size_t n) {
+void context_link_put(struct context_link *l, uint16_t type, uint16_t flags, uint32_t execution, const void *payload,
+                      size_t n) {
     const uint8_t *p = payload;
     do {
         if (packet_len + WIRE_HEAD >= WIRE_PACKET_MAX) context_link_send(l);
@@ -193,7 +196,8 @@ void context_link_put(struct context_link *l, uint16_t type, uint16_t flags, uin
 }
 
 void context_link_send(struct context_link *l) {
-    if (packet_len && !l->closed) seqpacket_send(l->control, packet, packet_len); /* a stream that fails reports its end itself */
+    if (packet_len && !l->closed)
+        seqpacket_send(l->control, packet, packet_len); /* a stream that fails reports its end itself */
     packet_len = 0;
 }
 

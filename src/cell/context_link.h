@@ -1,6 +1,6 @@
-/* context_link.h: the three descriptors of one context (wire/context_proto.h) read in an order that makes sense: whatever
- * waits in the two pipes is handed over before a frame of the control stream, so that DONE really comes after all output of
- * its execution. Private to this floor; loop thread.
+/* context_link.h: the three descriptors of one context (wire/context_proto.h) read in an order that makes sense:
+ * whatever waits in the two pipes is handed over before a frame of the control stream, so that DONE really comes after
+ * all output of its execution. Private to this floor; loop thread.
  *
  * Everything received is hostile and bounded. Callbacks may call anything here, closing the link included. */
 #pragma once
@@ -25,10 +25,12 @@ struct context_link_events {
 };
 
 /* Takes the three descriptors. */
-struct context_link *context_link_open(uv_loop_t *loop, const struct context_ends *, const struct context_link_events *);
+struct context_link *context_link_open(uv_loop_t *loop, const struct context_ends *,
+                                       const struct context_link_events *);
 void context_link_close(struct context_link *); /* no more callbacks */
 /* Put one message into the packet that is being made (at most one link at a time), and send what was put. */
-void context_link_put(struct context_link *, uint16_t type, uint16_t flags, uint32_t execution, const void *payload, size_t n);
+void context_link_put(struct context_link *, uint16_t type, uint16_t flags, uint32_t execution, const void *payload,
+                      size_t n);
 void context_link_send(struct context_link *);
 /* Stop or go on reading all three descriptors. */
 void context_link_pause(struct context_link *, bool paused);

@@ -9,8 +9,10 @@ struct defer_queue {
 
 static void unlink_one(struct defer_queue *q, struct deferred *d) {
     *d->place = d->next;
-    if (d->next) d->next->place = d->place;
-    else q->last = d->place;
+    if (d->next)
+        d->next->place = d->place;
+    else
+        q->last = d->place;
     d->next = NULL;
     d->place = NULL;
 }

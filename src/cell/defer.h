@@ -1,6 +1,6 @@
 /* defer.h: things to do on the next turn of the loop, because a callback never comes from inside the call that took it.
- * Private to this floor; loop thread. A deferred is a member of whatever it belongs to; zeroed memory is an idle one; its
- * owner cancels it before freeing itself. */
+ * Private to this floor; loop thread. A deferred is a member of whatever it belongs to; zeroed memory is an idle one;
+ * its owner cancels it before freeing itself. */
 #pragma once
 #include <uv.h>
 

@@ -1,8 +1,8 @@
 /* domain.h: the structures behind world.h, cell.h, execution.h, process.h and files.h. Private to this floor.
  *
- * Ownership: the world owns its cells (one reference while they are in its table), a cell owns its contexts, processes and
- * links, a context owns its executions. Nothing of these is freed from inside a call of the API floor: deletes, restarts and
- * ends happen on a later turn of the loop. */
+ * Ownership: the world owns its cells (one reference while they are in its table), a cell owns its contexts, processes
+ * and links, a context owns its executions. Nothing of these is freed from inside a call of the API floor: deletes,
+ * restarts and ends happen on a later turn of the loop. */
 #pragma once
 #include <json-c/json.h>
 #include <stdbool.h>
@@ -28,8 +28,8 @@
 #define LANGUAGE_SHELL "shell"
 
 struct counters {
-    uint64_t created, create_failed, deleted, lost, executions, interrupted, timeouts, oom, context_restarts, processes, transfers,
-        output_bytes, dropped_bytes;
+    uint64_t created, create_failed, deleted, lost, executions, interrupted, timeouts, oom, context_restarts, processes,
+        transfers, output_bytes, dropped_bytes;
 };
 
 struct world {
@@ -65,7 +65,7 @@ struct cell {
     char template_id[TEMPLATE_ID_HEX + 1], template_name[72];
     char boot_mode[16];
     enum cell_status status;
-    char reason[64]; /* why it ended */
+    char reason[64];            /* why it ended */
     struct driver_cell *driver; /* NULL once gone */
     struct guest_link *guest;
     struct context *contexts[DRIVER_SLOTS];
@@ -96,9 +96,9 @@ struct context {
     struct context_link *link; /* while LIVE */
     bool ready;                /* it said so: SIGINT has a handler now */
     bool interrupt_at_ready;
-    bool taking_over;    /* HELLO was sent, STATUS has not come */
-    bool dying;          /* SIGKILL was sent, its exit has not come */
-    bool early_exit;     /* its exit came while it was MAKING */
+    bool taking_over; /* HELLO was sent, STATUS has not come */
+    bool dying;       /* SIGKILL was sent, its exit has not come */
+    bool early_exit;  /* its exit came while it was MAKING */
     enum context_fate early_fate;
     int early_code;
     bool deleting;
@@ -137,7 +137,8 @@ struct execution {
     enum execution_stop stop;
     execution_cb cb; /* NULL after detach */
     void *arg;
-    bool collect, stop_on_input, svg, paused, told_start, clock_held, wants_input, stored, context_restarted, restart_lost, has_exit_code;
+    bool collect, stop_on_input, svg, paused, told_start, clock_held, wants_input, stored, context_restarted,
+        restart_lost, has_exit_code;
     bool after_restart_of_daemon;
     struct json_object *body; /* holds the code until it was sent */
     int64_t timeout_ms, started_ms /* wall */, started_us /* monotonic */;
@@ -164,7 +165,8 @@ void events_close(struct events *);
 
 /* ---- adopt.c ---- */
 void adopt_begin(struct world *, void (*done)(void *, struct err *), void *arg);
-void adopt_cell(void *world, struct driver_cell *, const char *template_id, int guest_fd, const struct context_ends[DRIVER_SLOTS]);
+void adopt_cell(void *world, struct driver_cell *, const char *template_id, int guest_fd,
+                const struct context_ends[DRIVER_SLOTS]);
 /* What a context answered to HELLO. */
 void adopt_frame(struct context *, uint16_t type, uint16_t flags, uint32_t execution, struct json_object *);
 
@@ -179,7 +181,7 @@ int cell_usable(struct cell *, struct err *);
 int cell_gone_error(struct err *, const char *id, const char *reason);
 bool cell_busy(const struct cell *);
 struct json_object *cell_remaining(struct cell *); /* seconds, or NULL: no limit */
-void cell_arm(struct cell *); /* set the life deadline anew */
+void cell_arm(struct cell *);                      /* set the life deadline anew */
 /* Begin the end on the next turn. The reason stays. */
 void cell_end(struct cell *, const char *reason);
 void cell_on_gone(void *world, struct driver_cell *, enum cell_fate);
@@ -195,13 +197,14 @@ struct context *context_for(struct cell *, const char *context_id, const char *l
 void context_attach(struct context *, const struct context_ends *, bool taken_over); /* takes the descriptors */
 void context_make(struct context *);
 void context_kill(struct context *);
-void context_next(struct context *); /* start what waits, when nothing runs */
+void context_next(struct context *);   /* start what waits, when nothing runs */
 void context_settle(struct context *); /* the next one starts a moment later: an interrupt may still be under way */
 void context_exited(struct context *, enum context_fate, int code);
 void context_broken(struct context *, const char *why);
-void context_free(struct context *); /* what it has ends without a word: only when the world closes or after context_end_all */
+void context_free(
+    struct context *); /* what it has ends without a word: only when the world closes or after context_end_all */
 void context_end_all(struct context *, const char *exit, const char *why); /* running and queued */
-const char *language_name(const char *word); /* NULL: unknown */
+const char *language_name(const char *word);                               /* NULL: unknown */
 
 /* ---- execution.c, execution_stop.c, execution_end.c, execution_json.c ---- */
 void execution_dispatch(struct execution *);
@@ -212,11 +215,13 @@ void execution_emit(struct execution *, enum execution_event, struct json_object
 void execution_finish(struct execution *, const char *exit, struct json_object *error);
 /* Not delivered, not kept: the world closes. */
 void execution_free(struct execution *);
-struct json_object *execution_error(const char *name, const char *traceback, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+struct json_object *execution_error(const char *name, const char *traceback, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 struct json_object *execution_json(struct execution *); /* the Execution of execution.h */
 struct json_object *execution_row(struct execution *);  /* while it runs: what a later daemon needs */
 bool execution_add_result(struct execution *, struct json_object *frame, bool is_main); /* false: not a MIME bundle */
 void execution_arm(struct execution *, int64_t timeout_ms);
+void execution_ready(struct execution *); /* its context is there: the timeout counts from here */
 int execution_stop(struct execution *, enum execution_stop);
 void execution_save(struct execution *);
 void execution_unqueue(struct execution *);
@@ -230,7 +235,8 @@ void procs_free(struct cell *);
 void procs_clocks(struct cell *, bool hold, int64_t slept_ms);
 bool procs_alive(const struct cell *);
 
-/* ---- body.c: fields of a request. All: 0, or -1 with invalid_request naming the field. Missing and null leave *out alone. ---- */
+/* ---- body.c: fields of a request. All: 0, or -1 with invalid_request naming the field. Missing and null leave *out
+ * alone. ---- */
 int body_text(struct json_object *, const char *key, const char **out, struct err *);
 int body_bool(struct json_object *, const char *key, bool *out, struct err *);
 int body_int(struct json_object *, const char *key, int64_t low, int64_t high, int64_t *out, struct err *);

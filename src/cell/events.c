@@ -1,5 +1,5 @@
-/* Events: a ring in memory for subscribers and the newest, the store for the rest. Rows are written a moment later in one
- * transaction: an event is a record of what happened, not the thing itself. */
+/* Events: a ring in memory for subscribers and the newest, the store for the rest. Rows are written a moment later in
+ * one transaction: an event is a record of what happened, not the thing itself. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,7 +41,8 @@ static void flush(struct events *e) {
     store_begin(w->config.store);
     for (; e->saved < e->count; e->saved++) {
         struct entry *x = &e->ring[e->saved % RING];
-        if (store_event_add(w->config.store, x->ts_ms, x->cell_id, json_object_to_json_string_ext(x->json, JSON_C_TO_STRING_NOSLASHESCAPE), &err) < 0)
+        if (store_event_add(w->config.store, x->ts_ms, x->cell_id,
+                            json_object_to_json_string_ext(x->json, JSON_C_TO_STRING_NOSLASHESCAPE), &err) < 0)
             log_warn("event not stored: %s", err.text);
     }
     store_commit(w->config.store);
@@ -54,7 +55,8 @@ static void drop_dead(struct events *e) {
         if (s->dead) {
             *at = s->next;
             free(s);
-        } else at = &s->next;
+        } else
+            at = &s->next;
     }
 }
 
@@ -115,7 +117,8 @@ void events_close(struct events *e) {
 struct world_subscription *world_subscribe(struct world *w, const char *cell_id, world_event_cb cb, void *arg) {
     struct world_subscription *s = calloc(1, sizeof *s);
     if (!s) abort();
-    *s = (struct world_subscription){.events = w->events, .cb = cb, .arg = arg, .seen = w->events->count, .next = w->events->subscriptions};
+    *s = (struct world_subscription){
+        .events = w->events, .cb = cb, .arg = arg, .seen = w->events->count, .next = w->events->subscriptions};
     if (cell_id) memcpy(s->cell_id, cell_id, strnlen(cell_id, sizeof s->cell_id - 1));
     w->events->subscriptions = s;
     return s;
@@ -136,6 +139,7 @@ struct json_object *world_events(struct world *w, const char *cell_id, int tail)
     struct err err;
     struct json_object *list = json_object_new_array();
     flush(w->events);
-    if (store_event_each(w->config.store, cell_id, tail, add_row, list, &err) < 0) log_warn("events not read: %s", err.text);
+    if (store_event_each(w->config.store, cell_id, tail, add_row, list, &err) < 0)
+        log_warn("events not read: %s", err.text);
     return list;
 }

@@ -11,9 +11,10 @@
 #include "wire/context_proto.h"
 #include "wire/frame.h"
 
-#define QUEUE_MAX 64              /* waiting in one context */
-#define CODE_MAX (8u << 20)       /* bytes of code of one execution */
-#define STORE_AFTER_MS 100        /* what runs longer than this is written down, so that a later daemon can answer for it */
+#define QUEUE_MAX 64        /* waiting in one context */
+#define CODE_MAX (8u << 20) /* bytes of code of one execution */
+#define STORE_AFTER_MS 100  /* what runs longer than this is written down, so that a later daemon can answer for it */
+#define START_MS 60000      /* a context that was just made may still import its libraries: not the code's time */
 #define DEFAULT_COLLECT_MAX (1u << 20)
 
 static struct execution *parse(struct cell *c, struct json_object *body, struct err *err) {
@@ -50,8 +51,8 @@ static struct execution *parse(struct cell *c, struct json_object *body, struct 
     return x;
 }
 
-struct execution *execution_start(struct cell *c, struct json_object *body, bool collect, bool stop_on_input, execution_cb cb,
-                                  void *arg, struct err *err) {
+struct execution *execution_start(struct cell *c, struct json_object *body, bool collect, bool stop_on_input,
+                                  execution_cb cb, void *arg, struct err *err) {
     struct execution *x = parse(c, body, err);
     if (!x) return NULL;
     id_make(x->id, "exe_");
@@ -88,7 +89,8 @@ static void on_start_turn(struct deferred *d) {
     if (!x->told_start) tell_start(x);
 }
 
-void execution_emit(struct execution *x, enum execution_event event, struct json_object *json, const void *bytes, size_t n) {
+void execution_emit(struct execution *x, enum execution_event event, struct json_object *json, const void *bytes,
+                    size_t n) {
     if (!x->told_start && event != EXECUTION_END) tell_start(x);
     if (x->cb) x->cb(x->arg, x, event, json, bytes, n);
 }
@@ -103,7 +105,8 @@ void execution_save(struct execution *x) {
     struct err err;
     struct world *w = x->context->cell->world;
     struct json_object *row = execution_row(x);
-    if (store_execution_put(w->config.store, x->id, x->context->cell->id, json_object_to_json_string_ext(row, JSON_C_TO_STRING_NOSLASHESCAPE), &err) < 0)
+    if (store_execution_put(w->config.store, x->id, x->context->cell->id,
+                            json_object_to_json_string_ext(row, JSON_C_TO_STRING_NOSLASHESCAPE), &err) < 0)
         log_warn("%s: %s", x->id, err.text);
     json_object_put(row);
 }
@@ -138,7 +141,7 @@ void execution_dispatch(struct execution *x) {
     json_object_put(x->body);
     x->body = NULL;
     context_link_pause(c->link, x->paused);
-    execution_arm(x, x->timeout_ms);
+    execution_arm(x, c->ready ? x->timeout_ms : x->timeout_ms + START_MS);
     deadline_set(w->deadlines, &x->store_at, x->started_us / 1000 + STORE_AFTER_MS, on_store);
     if (!x->told_start) defer(w->defers, &x->later, on_start_turn);
 }
@@ -148,7 +151,8 @@ void execution_dispatch(struct execution *x) {
 void execution_on_output(struct execution *x, bool is_err, const void *bytes, size_t n) {
     struct world *w = x->context->cell->world;
     struct output *o = &x->out[is_err];
-    uint64_t max = w->config.output_bytes_max ? w->config.output_bytes_max : DEFAULT_COLLECT_MAX, room = max - o->passed;
+    uint64_t max = w->config.output_bytes_max ? w->config.output_bytes_max : DEFAULT_COLLECT_MAX,
+             room = max - o->passed;
     size_t take = n < room ? n : (size_t)room;
     w->counters.output_bytes += n;
     /* The cut falls between two characters: half of one would be shown as something that was never printed. */
@@ -199,7 +203,8 @@ void execution_on_frame(struct execution *x, uint16_t type, struct json_object *
     switch (type) {
     case CONTEXT_DISPLAY:
     case CONTEXT_RESULT:
-        if (!execution_add_result(x, json, type == CONTEXT_RESULT)) context_broken(c, "it displayed something that is not a MIME bundle");
+        if (!execution_add_result(x, json, type == CONTEXT_RESULT))
+            context_broken(c, "it displayed something that is not a MIME bundle");
         break;
     case CONTEXT_ERROR:
         json_object_put(x->error);
@@ -208,8 +213,10 @@ void execution_on_frame(struct execution *x, uint16_t type, struct json_object *
         break;
     case CONTEXT_INPUT_REQUEST: on_input(x, json); break;
     case CONTEXT_DONE:
-        if (text_field(json, "status")) on_done(x, json);
-        else context_broken(c, "it ended an execution without a status");
+        if (text_field(json, "status"))
+            on_done(x, json);
+        else
+            context_broken(c, "it ended an execution without a status");
         break;
     default: break;
     }

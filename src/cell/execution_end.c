@@ -37,8 +37,9 @@ struct json_object *execution_clean_error(struct json_object *frame) {
 const char *execution_word(struct execution *x, const char *status) {
     if (x->stop == STOP_TIMEOUT) {
         const char *trace = x->error ? json_object_get_string(body_get(x->error, "traceback")) : NULL;
-        struct json_object *e = execution_error("TimeoutError", trace ? trace : "", "the code ran longer than %g s and was interrupted",
-                                                (double)x->timeout_ms / 1000);
+        struct json_object *e =
+            execution_error("TimeoutError", trace ? trace : "", "the code ran longer than %g s and was interrupted",
+                            (double)x->timeout_ms / 1000);
         json_object_put(x->error);
         x->error = e;
         return "timeout";
@@ -46,7 +47,8 @@ const char *execution_word(struct execution *x, const char *status) {
     if (strcmp(status, "interrupted") == 0) return x->stop == STOP_INTERRUPT ? "interrupted" : "error";
     if (strcmp(status, "exit") == 0 || strcmp(status, "ok") == 0) {
         bool exited = strcmp(status, "exit") == 0;
-        if (exited && !x->error && x->has_exit_code && x->exit_code != 0 && strcmp(x->context->language, LANGUAGE_PYTHON) == 0)
+        if (exited && !x->error && x->has_exit_code && x->exit_code != 0 &&
+            strcmp(x->context->language, LANGUAGE_PYTHON) == 0)
             x->error = execution_error("SystemExit", "", "%d", x->exit_code);
         return x->error || (x->has_exit_code && x->exit_code != 0) ? "error" : "ok";
     }
@@ -76,11 +78,13 @@ static void save_finished(struct execution *x, struct json_object *execution, si
         kept = json_object_new_object();
         json_object_object_foreach(execution, key, value) json_object_object_add(kept, key, json_object_get(value));
         for (size_t i = 0; i < sizeof bulk / sizeof *bulk; i++) json_object_object_del(kept, bulk[i]);
-        json_object_object_add(kept, "not_kept", json_object_new_string("the output was too large to keep over a restart of the daemon"));
+        json_object_object_add(kept, "not_kept",
+                               json_object_new_string("the output was too large to keep over a restart of the daemon"));
     }
     json_object_object_add(row, "status", json_object_new_string("finished"));
     json_object_object_add(row, "execution", kept);
-    if (store_execution_put(c->world->config.store, x->id, c->id, json_object_to_json_string_ext(row, JSON_C_TO_STRING_NOSLASHESCAPE), &err) < 0)
+    if (store_execution_put(c->world->config.store, x->id, c->id,
+                            json_object_to_json_string_ext(row, JSON_C_TO_STRING_NOSLASHESCAPE), &err) < 0)
         log_warn("%s: %s", x->id, err.text);
     json_object_put(row);
 }

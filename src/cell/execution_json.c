@@ -6,12 +6,16 @@
 #include "cell/domain.h"
 #include "cell/text.h"
 
-#define RESULTS_MAX 1000             /* of one execution */
+#define RESULTS_MAX 1000              /* of one execution */
 #define RESULTS_BYTES_MAX (64u << 20) /* two of the longest frames */
 
-static const struct { const char *mime, *key; } flat[] = {
-    {"text/plain", "text"},        {"text/html", "html"},       {"text/markdown", "markdown"},       {"image/svg+xml", "svg"},
-    {"image/png", "png"},          {"image/jpeg", "jpeg"},      {"application/pdf", "pdf"},          {"text/latex", "latex"},
+static const struct {
+    const char *mime, *key;
+} flat[] = {
+    {"text/plain", "text"},        {"text/html", "html"},
+    {"text/markdown", "markdown"}, {"image/svg+xml", "svg"},
+    {"image/png", "png"},          {"image/jpeg", "jpeg"},
+    {"application/pdf", "pdf"},    {"text/latex", "latex"},
     {"application/json", "json"},  {"application/javascript", "javascript"},
 };
 
@@ -22,8 +26,11 @@ static size_t bundle_bytes(struct json_object *data) {
     size_t n = 0;
     json_object_object_foreach(data, mime, value) {
         n += strlen(mime) + 200;
-        if (json_object_is_type(value, json_type_string)) n += (size_t)json_object_get_string_len(value);
-        else n += strlen(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN)) * 8; /* objects of json-c take several times their text */
+        if (json_object_is_type(value, json_type_string))
+            n += (size_t)json_object_get_string_len(value);
+        else
+            n += strlen(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN)) *
+                 8; /* objects of json-c take several times their text */
     }
     return n;
 }
@@ -31,7 +38,8 @@ static size_t bundle_bytes(struct json_object *data) {
 static struct json_object *result_json(struct json_object *data, struct json_object *metadata, bool is_main) {
     struct json_object *o = json_object_new_object(), *v;
     add(o, "data", json_object_get(data));
-    add(o, "metadata", json_object_is_type(metadata, json_type_object) ? json_object_get(metadata) : json_object_new_object());
+    add(o, "metadata",
+        json_object_is_type(metadata, json_type_object) ? json_object_get(metadata) : json_object_new_object());
     add(o, "is_main_result", json_object_new_boolean(is_main));
     for (size_t i = 0; i < sizeof flat / sizeof *flat; i++)
         if (json_object_object_get_ex(data, flat[i].mime, &v)) add(o, flat[i].key, json_object_get(v));
@@ -44,7 +52,8 @@ bool execution_add_result(struct execution *x, struct json_object *frame, bool i
     if (x->collect) {
         if (!x->results) x->results = json_object_new_array();
         size_t n = bundle_bytes(data);
-        if (x->results_bytes + n > RESULTS_BYTES_MAX || json_object_array_length(x->results) >= RESULTS_MAX) x->results_dropped++;
+        if (x->results_bytes + n > RESULTS_BYTES_MAX || json_object_array_length(x->results) >= RESULTS_MAX)
+            x->results_dropped++;
         else {
             x->results_bytes += n;
             json_object_array_add(x->results, result_json(data, body_get(frame, "metadata"), is_main));
@@ -93,7 +102,9 @@ static void add_main(struct json_object *o, struct json_object *results) {
     struct json_object *text = NULL, *png = NULL, *v;
     for (size_t i = 0; results && i < json_object_array_length(results); i++) {
         struct json_object *r = json_object_array_get_idx(results, i);
-        if (json_object_get_boolean(body_get(r, "is_main_result")) && json_object_is_type(v = body_get(r, "text"), json_type_string)) text = v;
+        if (json_object_get_boolean(body_get(r, "is_main_result")) &&
+            json_object_is_type(v = body_get(r, "text"), json_type_string))
+            text = v;
         if (!png) png = body_get(r, "png");
     }
     add(o, "text", text ? json_object_get(text) : json_object_new_string(""));
@@ -153,8 +164,10 @@ struct json_object *execution_get(struct cell *c, const char *id, struct err *er
     if (x) return unfinished(x);
     struct history_entry *e = history_find(&c->history, id);
     if (e && e->execution) return json_object_get(e->execution);
-    if (e) err_set(err, ERR_GONE, "the result of execution %.40s was too large to keep", id);
-    else err_set(err, ERR_NOT_FOUND, "no execution %.40s: the last %d of a sandbox are kept", id, HISTORY_PER_CELL);
+    if (e)
+        err_set(err, ERR_GONE, "the result of execution %.40s was too large to keep", id);
+    else
+        err_set(err, ERR_NOT_FOUND, "no execution %.40s: the last %d of a sandbox are kept", id, HISTORY_PER_CELL);
     return NULL;
 }
 
@@ -170,11 +183,13 @@ struct execution *execution_find(struct cell *c, const char *id) {
 }
 
 static struct json_object *finished(struct history_entry *e) {
-    static const char *const keys[] = {"context_id", "language", "started_at", "duration_ms", "execution_count", "exit", "exit_code", "error"};
+    static const char *const keys[] = {"context_id",      "language", "started_at", "duration_ms",
+                                       "execution_count", "exit",     "exit_code",  "error"};
     struct json_object *o = json_object_new_object();
     add_text(o, "id", e->id);
     add_text(o, "status", "finished");
-    for (size_t i = 0; e->execution && i < sizeof keys / sizeof *keys; i++) add(o, keys[i], json_object_get(body_get(e->execution, keys[i])));
+    for (size_t i = 0; e->execution && i < sizeof keys / sizeof *keys; i++)
+        add(o, keys[i], json_object_get(body_get(e->execution, keys[i])));
     return o;
 }
 

@@ -23,6 +23,10 @@ void execution_arm(struct execution *x, int64_t timeout_ms) {
     deadline_set(x->context->cell->world->deadlines, &x->clock, monotonic_ms() + timeout_ms, on_timeout);
 }
 
+void execution_ready(struct execution *x) {
+    if (x->stop == STOP_NONE) execution_arm(x, x->timeout_ms);
+}
+
 int execution_stop(struct execution *x, enum execution_stop why) {
     struct context *c = x->context;
     struct world *w = c->cell->world;
@@ -36,8 +40,10 @@ int execution_stop(struct execution *x, enum execution_stop why) {
         context_link_pause(c->link, false);
     }
     /* Before READY a SIGINT would be the end of the interpreter. */
-    if (c->ready) w->config.driver->ops->context_signal(c->cell->driver, c->slot, SIGINT);
-    else c->interrupt_at_ready = true;
+    if (c->ready)
+        w->config.driver->ops->context_signal(c->cell->driver, c->slot, SIGINT);
+    else
+        c->interrupt_at_ready = true;
     return 0;
 }
 
@@ -72,7 +78,8 @@ int execution_interrupt(struct execution *x, struct err *err) {
 }
 
 int execution_input(struct execution *x, const char *line, struct err *err) {
-    if (!x->wants_input || x->stage != STAGE_RUNNING) return err_set(err, ERR_CONFLICT, "the execution does not wait for input");
+    if (!x->wants_input || x->stage != STAGE_RUNNING)
+        return err_set(err, ERR_CONFLICT, "the execution does not wait for input");
     size_t n = line ? strlen(line) : 0;
     if (n > INPUT_MAX) return err_set(err, ERR_TOO_LARGE, "the line is longer than %d bytes", INPUT_MAX);
     x->wants_input = false;

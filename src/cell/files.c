@@ -62,11 +62,13 @@ static void on_reply(void *arg, struct json_object *reply) {
 
 static void on_line(struct call *x, const char *line, size_t n) {
     struct json_object *entry = text_parse_object(line, n, 64);
-    if (!entry) call_fail(x, ERR_LOST, "the sandbox answered with something that is not an entry");
+    if (!entry)
+        call_fail(x, ERR_LOST, "the sandbox answered with something that is not an entry");
     else if (json_object_array_length(x->entries) >= LIST_ENTRIES_MAX) {
         json_object_put(entry);
         call_fail(x, ERR_TOO_LARGE, "the directory holds more than 100000 entries: list its parts");
-    } else json_object_array_add(x->entries, entry);
+    } else
+        json_object_array_add(x->entries, entry);
 }
 
 static void on_lines(void *arg, bool is_err, const void *bytes, size_t n) {
@@ -80,7 +82,8 @@ static void on_lines(void *arg, bool is_err, const void *bytes, size_t n) {
             buf_append(&x->line, p, (size_t)(newline - p));
             on_line(x, x->line.data, x->line.len);
             buf_clear(&x->line);
-        } else on_line(x, p, (size_t)(newline - p));
+        } else
+            on_line(x, p, (size_t)(newline - p));
         p = newline + 1;
     }
     if (!x->failed) buf_append(&x->line, p, (size_t)(end - p));
@@ -97,12 +100,14 @@ static void on_call_end(void *arg, struct json_object *end, struct err *err) {
         json_object_object_add(o, "entries", json_object_get(x->entries));
         call_done(x, NULL, o);
         json_object_put(o);
-    } else call_done(x, err, x->reply ? x->reply : end);
+    } else
+        call_done(x, err, x->reply ? x->reply : end);
 }
 
 void files_call(struct cell *c, struct json_object *op, cell_json_cb cb, void *arg) {
     static const char *const ops[] = {"list", "stat", "mkdir", "move", "remove", "disk", "ports", "processes", NULL};
-    static const struct guest_channel_events events = {.on_reply = on_reply, .on_data = on_lines, .on_end = on_call_end};
+    static const struct guest_channel_events events = {
+        .on_reply = on_reply, .on_data = on_lines, .on_end = on_call_end};
     static const struct guest_channel_events no_lines = {.on_reply = on_reply, .on_end = on_call_end};
     const char *word = text_field(op, "op"), *path = text_field(op, "path");
     struct call *x = calloc(1, sizeof *x);

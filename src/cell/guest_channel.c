@@ -10,7 +10,8 @@
 
 #define CREDIT_STEP (GUEST_WINDOW / 4) /* consumed bytes that are worth a packet */
 
-void guest_link_frame(struct guest_link *l, uint16_t type, uint16_t flags, uint32_t channel, const void *payload, size_t n) {
+void guest_link_frame(struct guest_link *l, uint16_t type, uint16_t flags, uint32_t channel, const void *payload,
+                      size_t n) {
     if (l->closed) return;
     const uint8_t *p = payload;
     do {
@@ -24,7 +25,8 @@ void guest_link_frame(struct guest_link *l, uint16_t type, uint16_t flags, uint3
 }
 
 static const char *op_text(struct json_object *op, size_t *n, struct err *err) {
-    const char *text = json_object_to_json_string_length(op, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, n);
+    const char *text =
+        json_object_to_json_string_length(op, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, n);
     if (*n <= GUEST_OPEN_MAX) return text;
     err_set(err, ERR_TOO_LARGE, "the request takes %zu bytes, the limit is %u", *n, GUEST_OPEN_MAX);
     return NULL;
@@ -38,8 +40,8 @@ int guest_link_notice(struct guest_link *l, struct json_object *op, struct err *
     return 0;
 }
 
-struct guest_channel *guest_channel_open(struct guest_link *l, struct json_object *op, const struct guest_channel_events *events,
-                                         void *arg, struct err *err) {
+struct guest_channel *guest_channel_open(struct guest_link *l, struct json_object *op,
+                                         const struct guest_channel_events *events, void *arg, struct err *err) {
     size_t n;
     const char *text = op_text(op, &n, err);
     if (!text) return NULL;
@@ -59,8 +61,13 @@ struct guest_channel *guest_channel_open(struct guest_link *l, struct json_objec
     if (!c) abort();
     do l->last_number++;
     while (l->last_number == 0 || guest_link_channel(l, l->last_number));
-    *c = (struct guest_channel){.link = l, .events = *events, .arg = arg, .number = l->last_number, .receive_window = GUEST_WINDOW,
-                                .send_window = GUEST_WINDOW, .next = l->channels[l->last_number % GUEST_BUCKETS]};
+    *c = (struct guest_channel){.link = l,
+                                .events = *events,
+                                .arg = arg,
+                                .number = l->last_number,
+                                .receive_window = GUEST_WINDOW,
+                                .send_window = GUEST_WINDOW,
+                                .next = l->channels[l->last_number % GUEST_BUCKETS]};
     l->channels[c->number % GUEST_BUCKETS] = c;
     l->count++;
     guest_link_frame(l, GUEST_OPEN, 0, c->number, text, n);

@@ -40,8 +40,9 @@ static void forget(struct guest_channel *c) {
 
 /* The words of base/err.h; any other word from a cell becomes "internal". */
 static const char *known_code(const char *word) {
-    static const char *const words[] = {ERR_INVALID, ERR_PERMISSION, ERR_NOT_FOUND, ERR_CONFLICT, ERR_EXISTS, ERR_TOO_LARGE,
-                                        ERR_IS_DIRECTORY, ERR_NOT_DIRECTORY, ERR_UNSUPPORTED, ERR_LIMIT, ERR_NO_SPACE, ERR_UNAVAILABLE};
+    static const char *const words[] = {ERR_INVALID,     ERR_PERMISSION, ERR_NOT_FOUND,    ERR_CONFLICT,
+                                        ERR_EXISTS,      ERR_TOO_LARGE,  ERR_IS_DIRECTORY, ERR_NOT_DIRECTORY,
+                                        ERR_UNSUPPORTED, ERR_LIMIT,      ERR_NO_SPACE,     ERR_UNAVAILABLE};
     for (size_t i = 0; word && i < sizeof words / sizeof *words; i++)
         if (strcmp(word, words[i]) == 0) return words[i];
     return ERR_INTERNAL;
@@ -108,8 +109,10 @@ static void on_data(struct guest_channel *c, const struct frame *f) {
         return;
     }
     c->receive_window -= f->length;
-    if (c->events.on_data && f->length) c->events.on_data(c->arg, f->type == GUEST_DATA_ERR, f->payload, f->length);
-    else guest_channel_consumed(c, f->length);
+    if (c->events.on_data && f->length)
+        c->events.on_data(c->arg, f->type == GUEST_DATA_ERR, f->payload, f->length);
+    else
+        guest_channel_consumed(c, f->length);
 }
 
 static void on_credit(struct guest_channel *c, const struct frame *f) {
@@ -134,7 +137,8 @@ static void on_frame(struct guest_link *l, const struct frame *f) {
             bool first = !l->greeted;
             l->greeted = true;
             if (first && l->events.on_hello) l->events.on_hello(l->events.arg);
-        } else if (l->greeted && f->type != GUEST_END && f->type != GUEST_REPLY) violated(l, "an unknown message on channel 0");
+        } else if (l->greeted && f->type != GUEST_END && f->type != GUEST_REPLY)
+            violated(l, "an unknown message on channel 0");
         return;
     }
     if (!l->greeted) {

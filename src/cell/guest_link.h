@@ -1,9 +1,9 @@
-/* guest_link.h: the guest stream of one cell (wire/guest_proto.h): channels, flow control, joined frames. Private to this
- * floor; loop thread.
+/* guest_link.h: the guest stream of one cell (wire/guest_proto.h): channels, flow control, joined frames. Private to
+ * this floor; loop thread.
  *
- * Everything received is hostile and bounded: a malformed packet, an overrun window or credit from nowhere ends the link
- * with on_lost(). Callbacks never come from inside guest_channel_* calls, except that guest_link_close() ends every
- * channel on the spot. Callbacks may call anything here, closing the link included. */
+ * Everything received is hostile and bounded: a malformed packet, an overrun window or credit from nowhere ends the
+ * link with on_lost(). Callbacks never come from inside guest_channel_* calls, except that guest_link_close() ends
+ * every channel on the spot. Callbacks may call anything here, closing the link included. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -43,9 +43,10 @@ void guest_link_close(struct guest_link *, const char *why);
 int guest_link_notice(struct guest_link *, struct json_object *op, struct err *);
 
 /* NULL with *err when the request is too large, too many channels are open, or the cell does not take requests. */
-struct guest_channel *guest_channel_open(struct guest_link *, struct json_object *op, const struct guest_channel_events *, void *arg,
-                                         struct err *);
-size_t guest_channel_write(struct guest_channel *, const void *bytes, size_t n); /* bytes taken; fewer: on_room follows */
+struct guest_channel *guest_channel_open(struct guest_link *, struct json_object *op,
+                                         const struct guest_channel_events *, void *arg, struct err *);
+size_t guest_channel_write(struct guest_channel *, const void *bytes,
+                           size_t n); /* bytes taken; fewer: on_room follows */
 void guest_channel_eof(struct guest_channel *);
 void guest_channel_control(struct guest_channel *, struct json_object *control);
 void guest_channel_close(struct guest_channel *); /* stop it; on_end still comes */

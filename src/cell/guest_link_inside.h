@@ -30,6 +30,7 @@ struct guest_link {
 
 struct guest_channel *guest_link_channel(struct guest_link *, uint32_t number);
 /* One frame, or several with FRAME_MORE when it is long. */
-void guest_link_frame(struct guest_link *, uint16_t type, uint16_t flags, uint32_t channel, const void *payload, size_t n);
+void guest_link_frame(struct guest_link *, uint16_t type, uint16_t flags, uint32_t channel, const void *payload,
+                      size_t n);
 /* Tell the owner that there is room when it waits for some. */
 void guest_channel_room(struct guest_channel *);

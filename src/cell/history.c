@@ -16,12 +16,16 @@ static void drop(struct history *h, struct history_entry *e) {
     free(e);
 }
 
-void history_add(struct history *h, struct history_cell *cell, const char *id, struct json_object *execution, size_t size) {
+void history_add(struct history *h, struct history_cell *cell, const char *id, struct json_object *execution,
+                 size_t size) {
     struct history_entry *e = calloc(1, sizeof *e);
     if (!e) abort();
     bool keep = size <= HISTORY_ONE;
-    *e = (struct history_entry){.older = h->newest, .cell_older = cell->newest, .cell = cell,
-                                .execution = keep ? json_object_get(execution) : NULL, .size = keep ? size : sizeof *e};
+    *e = (struct history_entry){.older = h->newest,
+                                .cell_older = cell->newest,
+                                .cell = cell,
+                                .execution = keep ? json_object_get(execution) : NULL,
+                                .size = keep ? size : sizeof *e};
     (void)snprintf(e->id, sizeof e->id, "%s", id);
     *(h->newest ? &h->newest->newer : &h->oldest) = e;
     h->newest = e;

@@ -1,5 +1,5 @@
-/* history.h: finished executions that can still be asked for: the last 100 of a cell, and of all cells together as many as
- * HISTORY_BYTES hold; the oldest go first. Private to this floor. Zeroed structs are empty ones. */
+/* history.h: finished executions that can still be asked for: the last 100 of a cell, and of all cells together as many
+ * as HISTORY_BYTES hold; the oldest go first. Private to this floor. Zeroed structs are empty ones. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

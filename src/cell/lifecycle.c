@@ -33,8 +33,10 @@ void cell_arm(struct cell *c) {
     /* An idle deadline that moved on is found when the old one fires: a request costs no timer. */
     int64_t idle_at = c->active_ms + c->idle_timeout_ms;
     if (c->idle_timeout_ms && c->status == CELL_RUNNING && idle_at < at) at = idle_at;
-    if (at == INT64_MAX || c->status >= CELL_ENDING) deadline_unset(c->world->deadlines, &c->life);
-    else deadline_set(c->world->deadlines, &c->life, at, on_life);
+    if (at == INT64_MAX || c->status >= CELL_ENDING)
+        deadline_unset(c->world->deadlines, &c->life);
+    else
+        deadline_set(c->world->deadlines, &c->life, at, on_life);
 }
 
 int cell_set_lifecycle(struct cell *c, struct json_object *patch, struct err *err) {
@@ -42,7 +44,8 @@ int cell_set_lifecycle(struct cell *c, struct json_object *patch, struct err *er
     bool ttl_said = false;
     int64_t ttl = 0, idle = c->idle_timeout_ms, old_expires = c->expires_ms, old_idle = c->idle_timeout_ms;
     if (c->status >= CELL_ENDING) return cell_gone_error(err, c->id, c->reason);
-    if (cell_spec_times(patch, &ttl, &idle, &ttl_said, err) < 0 || cell_spec_metadata(patch, &metadata, err) < 0) return -1;
+    if (cell_spec_times(patch, &ttl, &idle, &ttl_said, err) < 0 || cell_spec_metadata(patch, &metadata, err) < 0)
+        return -1;
     struct json_object *old_metadata = c->metadata;
     if (ttl_said) c->expires_ms = ttl ? wall_ms() + ttl : 0;
     c->idle_timeout_ms = idle;
@@ -110,8 +113,10 @@ static void on_paused(void *arg, struct err *err) {
 
 void cell_pause(struct cell *c, cell_done_cb cb, void *arg) {
     struct change *x = change_new(c, cb, arg);
-    if (c->status == CELL_PAUSED) defer(c->world->defers, &x->later, nothing_to_do);
-    else if (cell_usable(c, &x->err) < 0) defer(c->world->defers, &x->later, refused);
+    if (c->status == CELL_PAUSED)
+        defer(c->world->defers, &x->later, nothing_to_do);
+    else if (cell_usable(c, &x->err) < 0)
+        defer(c->world->defers, &x->later, refused);
     else {
         c->status = CELL_PAUSING;
         c->world->config.driver->ops->pause(c->driver, on_paused, x);
@@ -134,11 +139,15 @@ static void on_resumed(void *arg, struct err *err) {
 
 void cell_resume(struct cell *c, cell_done_cb cb, void *arg) {
     struct change *x = change_new(c, cb, arg);
-    if (c->status == CELL_RUNNING) defer(c->world->defers, &x->later, nothing_to_do);
-    else if (c->status == CELL_PAUSED) c->world->config.driver->ops->resume(c->driver, on_resumed, x);
+    if (c->status == CELL_RUNNING)
+        defer(c->world->defers, &x->later, nothing_to_do);
+    else if (c->status == CELL_PAUSED)
+        c->world->config.driver->ops->resume(c->driver, on_resumed, x);
     else {
-        if (c->status == CELL_PAUSING) err_set(&x->err, ERR_CONFLICT, "the sandbox %s is being paused", c->id);
-        else cell_gone_error(&x->err, c->id, c->reason);
+        if (c->status == CELL_PAUSING)
+            err_set(&x->err, ERR_CONFLICT, "the sandbox %s is being paused", c->id);
+        else
+            cell_gone_error(&x->err, c->id, c->reason);
         defer(c->world->defers, &x->later, refused);
     }
 }

@@ -11,23 +11,28 @@
 #include "cell/text.h"
 
 #define COMMAND_SHOWN 400
-#define KILL_GRACE_MS 3000 /* between the SIGKILL of a timeout and closing the channel, which kills whatever is left */
+#define KILL_GRACE_MS 3000 /* between the SIGKILL of a timeout and closing the channel, which kills whatever is left   \
+                            */
 
 /* ---- the request ---- */
 
-static void add_text(struct json_object *o, const char *key, const char *s) { json_object_object_add(o, key, json_object_new_string(s)); }
+static void add_text(struct json_object *o, const char *key, const char *s) {
+    json_object_object_add(o, key, json_object_new_string(s));
+}
 
 /* cmd: a string for the shell or a list of arguments. */
 static int parse_command(struct proc *p, struct json_object *body, struct json_object *op, struct err *err) {
     struct json_object *cmd = body_get(body, "cmd");
     struct buf shown = {0};
     if (json_object_is_type(cmd, json_type_string) && json_object_get_string_len(cmd) > 0) {
+        if (!text_field(body, "cmd")) return err_set(err, ERR_INVALID, "cmd must not contain NUL");
         json_object_object_add(op, "cmd", json_object_get(cmd));
         buf_str(&shown, json_object_get_string(cmd));
     } else if (json_object_is_type(cmd, json_type_array) && json_object_array_length(cmd) > 0) {
         for (size_t i = 0; i < json_object_array_length(cmd); i++) {
             struct json_object *one = json_object_array_get_idx(cmd, i);
-            bool fine = json_object_is_type(one, json_type_string) && strlen(json_object_get_string(one)) == (size_t)json_object_get_string_len(one);
+            bool fine = json_object_is_type(one, json_type_string) &&
+                        strlen(json_object_get_string(one)) == (size_t)json_object_get_string_len(one);
             if (!fine || (i == 0 && !json_object_get_string_len(one))) {
                 buf_free(&shown);
                 return err_set(err, ERR_INVALID, "cmd[%zu] must be a string without NUL", i);
@@ -35,7 +40,8 @@ static int parse_command(struct proc *p, struct json_object *body, struct json_o
             if (shown.len < COMMAND_SHOWN) buf_printf(&shown, "%s%s", i ? " " : "", json_object_get_string(one));
         }
         json_object_object_add(op, "argv", json_object_get(cmd));
-    } else return err_set(err, ERR_INVALID, "cmd must be a string or a list of strings, and not empty");
+    } else
+        return err_set(err, ERR_INVALID, "cmd must be a string or a list of strings, and not empty");
     size_t n = shown.len < COMMAND_SHOWN ? shown.len : COMMAND_SHOWN;
     p->command = strndup(shown.data, n - text_partial_tail(shown.data, n));
     buf_free(&shown);
@@ -46,7 +52,8 @@ static int parse_pty(struct proc *p, struct json_object *body, struct json_objec
     struct json_object *pty = body_get(body, "pty"), *size;
     int64_t rows = 24, cols = 80;
     if (!pty || (json_object_is_type(pty, json_type_boolean) && !json_object_get_boolean(pty))) return 0;
-    if (!json_object_is_type(pty, json_type_object)) return err_set(err, ERR_INVALID, "pty must be an object {rows, cols}");
+    if (!json_object_is_type(pty, json_type_object))
+        return err_set(err, ERR_INVALID, "pty must be an object {rows, cols}");
     if (body_int(pty, "rows", 1, 4096, &rows, err) < 0 || body_int(pty, "cols", 1, 4096, &cols, err) < 0) return -1;
     size = json_object_new_object();
     json_object_object_add(size, "rows", json_object_new_int64(rows));
@@ -57,7 +64,8 @@ static int parse_pty(struct proc *p, struct json_object *body, struct json_objec
 }
 
 /* stdin: true (somebody will write), a string (written, then closed), or nothing (/dev/null). */
-static int parse_stdin(struct proc *p, struct json_object *body, struct json_object *op, bool can_write, struct err *err) {
+static int parse_stdin(struct proc *p, struct json_object *body, struct json_object *op, bool can_write,
+                       struct err *err) {
     struct json_object *in = body_get(body, "stdin");
     if (in && !json_object_is_type(in, json_type_string) && !json_object_is_type(in, json_type_boolean))
         return err_set(err, ERR_INVALID, "stdin must be true, false or a string");
@@ -74,8 +82,9 @@ static struct json_object *parse(struct proc *p, struct json_object *body, bool 
     const char *cwd = NULL, *user = NULL;
     struct json_object *op = json_object_new_object(), *env = NULL;
     add_text(op, "op", "exec");
-    if (parse_command(p, body, op, err) < 0 || body_text(body, "cwd", &cwd, err) < 0 || body_text(body, "user", &user, err) < 0 ||
-        body_map(body, "env", true, &env, err) < 0 || body_seconds(body, "timeout_seconds", &p->timeout_ms, err) < 0 ||
+    if (parse_command(p, body, op, err) < 0 || body_text(body, "cwd", &cwd, err) < 0 ||
+        body_text(body, "user", &user, err) < 0 || body_map(body, "env", true, &env, err) < 0 ||
+        body_seconds(body, "timeout_seconds", &p->timeout_ms, err) < 0 ||
         body_bool(body, "background", &p->background, err) < 0 || parse_pty(p, body, op, err) < 0 ||
         parse_stdin(p, body, op, can_write, err) < 0)
         goto refused;
@@ -101,11 +110,13 @@ void proc_sweep(struct proc *p) {
             *at = v->next;
             defer_cancel(p->cell->world->defers, &v->replay);
             free(v);
-        } else at = &v->next;
+        } else
+            at = &v->next;
     }
 }
 
-void proc_tell(struct proc *p, enum process_event event, struct json_object *json, const void *bytes, size_t n, struct err *err) {
+void proc_tell(struct proc *p, enum process_event event, struct json_object *json, const void *bytes, size_t n,
+               struct err *err) {
     if (p->cell->world->closing) return;
     p->telling++;
     for (struct process *v = p->views; v; v = v->next)
@@ -161,7 +172,7 @@ static void on_data(void *arg, bool is_err, const void *bytes, size_t n) {
     struct proc *p = arg;
     p->cell->world->counters.output_bytes += n;
     tail_append(&p->cell->log, is_err, bytes, n);
-    if (p->background) tail_append(&p->kept, is_err, bytes, n);
+    if (p->background) tail_append(&p->kept[is_err], is_err, bytes, n);
     p->held += n;
     proc_tell(p, is_err ? PROCESS_STDERR : PROCESS_STDOUT, NULL, bytes, n, NULL);
     proc_credit(p);
@@ -169,11 +180,14 @@ static void on_data(void *arg, bool is_err, const void *bytes, size_t n) {
 
 static void on_room(void *arg) {
     struct proc *p = arg;
-    if (p->input) feed_input(p);
-    else proc_tell(p, PROCESS_STDIN_DRAINED, NULL, NULL, 0, NULL);
+    if (p->input)
+        feed_input(p);
+    else
+        proc_tell(p, PROCESS_STDIN_DRAINED, NULL, NULL, 0, NULL);
 }
 
-static struct json_object *end_json(struct proc *p, struct json_object *code, struct json_object *signal, const char *word) {
+static struct json_object *end_json(struct proc *p, struct json_object *code, struct json_object *signal,
+                                    const char *word) {
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "exit_code", json_object_get(code));
     json_object_object_add(o, "signal", json_object_get(signal));
@@ -188,7 +202,8 @@ static void finish(struct proc *p) {
     deadline_unset(c->world->deadlines, &p->clock);
     cell_touch(c);
     proc_tell(p, PROCESS_END, p->failed ? NULL : p->end, NULL, 0, p->failed ? &p->err : NULL);
-    if (!p->background || p->failed) proc_remove(p);
+    if (!p->background || p->failed)
+        proc_remove(p);
     else {
         struct proc *oldest = NULL;
         size_t ended = 0;
@@ -257,13 +272,17 @@ static void on_end(void *arg, struct json_object *end, struct err *err) {
     if (!json_object_is_type(code, json_type_int)) code = NULL;
     if (!json_object_is_type(signal, json_type_int)) signal = NULL;
     const char *word = "lost"; /* it ended and nobody said how */
-    if (code) word = json_object_get_int(code) == 0 ? "ok" : "error";
-    else if (signal) word = "killed";
-    else if (c->status >= CELL_ENDING) word = strcmp(c->reason, "lost") == 0 ? "lost" : strcmp(c->reason, "out of memory") == 0 ? "oom" : "killed";
+    if (code)
+        word = json_object_get_int(code) == 0 ? "ok" : "error";
+    else if (signal)
+        word = "killed";
+    else if (c->status >= CELL_ENDING)
+        word = strcmp(c->reason, "lost") == 0 ? "lost" : strcmp(c->reason, "out of memory") == 0 ? "oom" : "killed";
     if (p->timed_out) word = "timeout";
     p->end = end_json(p, code, signal, word);
     /* 137: a shell says this way that what it ran was killed */
-    bool maybe_oom = !p->timed_out && ((signal && json_object_get_int(signal) == SIGKILL) || (code && json_object_get_int(code) == 128 + SIGKILL));
+    bool maybe_oom = !p->timed_out && ((signal && json_object_get_int(signal) == SIGKILL) ||
+                                       (code && json_object_get_int(code) == 128 + SIGKILL));
     if (!maybe_oom || !ask_oom(p, false)) finish(p);
 }
 
@@ -332,7 +351,8 @@ void proc_remove(struct proc *p) {
     proc_sweep(p);
     json_object_put(p->input);
     json_object_put(p->end);
-    tail_free(&p->kept);
+    tail_free(&p->kept[0]);
+    tail_free(&p->kept[1]);
     free(p->command);
     free(p);
 }
@@ -349,7 +369,8 @@ bool procs_alive(const struct cell *c) {
 
 void procs_clocks(struct cell *c, bool hold, int64_t slept_ms) {
     for (struct proc *p = c->procs; p; p = p->next) {
-        if (hold) p->clock_held = p->clock.pos > 0, deadline_unset(c->world->deadlines, &p->clock);
+        if (hold)
+            p->clock_held = p->clock.pos > 0, deadline_unset(c->world->deadlines, &p->clock);
         else if (p->clock_held) {
             deadline_set(c->world->deadlines, &p->clock, p->clock.at_ms + slept_ms, p->clock.fire);
             p->clock_held = false;

@@ -23,7 +23,7 @@ struct proc {
     enum proc_state state;
     struct guest_channel *channel; /* NULL once ended */
     struct process *views;
-    int telling; /* callbacks on the stack */
+    int telling;   /* callbacks on the stack */
     char *command; /* shown in lists, shortened */
     bool background, pty, timed_out, clock_held, oom_base_known;
     struct json_object *input; /* stdin given as a string, and how much of it is written */
@@ -32,7 +32,7 @@ struct proc {
     int64_t started_ms, started_us, timeout_ms;
     size_t held; /* bytes taken while a view was paused: their credit is still owed */
     uint64_t oom_base;
-    struct tail kept; /* background: for attach */
+    struct tail kept[2]; /* background: stdout and stderr, for attach */
     struct deadline clock;
     struct json_object *end; /* what PROCESS_END says */
     bool failed;             /* it could not start: err says why */

@@ -27,16 +27,20 @@ size_t process_stdin(struct process *v, const void *bytes, size_t n) {
 
 void process_stdin_close(struct process *v) {
     struct proc *p = v->proc;
-    if (p->input) p->input_closes = true;
-    else if (p->channel) guest_channel_eof(p->channel);
+    if (p->input)
+        p->input_closes = true;
+    else if (p->channel)
+        guest_channel_eof(p->channel);
 }
 
 static int send_signal(struct proc *p, int signo, struct err *err) {
-    if (signo < 1 || signo > SIGNAL_MAX) return err_set(err, ERR_INVALID, "signal must be a number from 1 to %d", SIGNAL_MAX);
+    if (signo < 1 || signo > SIGNAL_MAX)
+        return err_set(err, ERR_INVALID, "signal must be a number from 1 to %d", SIGNAL_MAX);
     if (!p->channel) return err_set(err, ERR_CONFLICT, "the process %s has ended", p->id);
     struct json_object *o = json_object_new_object();
     json_object_object_add(o, "signal", json_object_new_int(signo));
-    json_object_object_add(o, "group", json_object_new_boolean(true)); /* what a shell started hears it too, as at a terminal */
+    json_object_object_add(o, "group",
+                           json_object_new_boolean(true)); /* what a shell started hears it too, as at a terminal */
     guest_channel_control(p->channel, o);
     json_object_put(o);
     return 0;
@@ -47,7 +51,8 @@ int process_signal(struct process *v, int signo, struct err *err) { return send_
 int process_resize(struct process *v, int rows, int cols, struct err *err) {
     struct proc *p = v->proc;
     if (!p->pty) return err_set(err, ERR_CONFLICT, "the process has no terminal");
-    if (rows < 1 || rows > 4096 || cols < 1 || cols > 4096) return err_set(err, ERR_INVALID, "rows and cols must be from 1 to 4096");
+    if (rows < 1 || rows > 4096 || cols < 1 || cols > 4096)
+        return err_set(err, ERR_INVALID, "rows and cols must be from 1 to 4096");
     if (!p->channel) return err_set(err, ERR_CONFLICT, "the process %s has ended", p->id);
     struct json_object *o = json_object_new_object(), *size = json_object_new_object();
     json_object_object_add(size, "rows", json_object_new_int(rows));
@@ -80,7 +85,7 @@ void process_detach(struct process *v, bool kill_it) {
 
 static void replay_stream(struct process *v, int stream) {
     struct buf text = {0};
-    tail_copy(&v->proc->kept, stream, &text);
+    tail_copy(&v->proc->kept[stream], -1, &text);
     if (text.len && v->cb) v->cb(v->arg, v, stream ? PROCESS_STDERR : PROCESS_STDOUT, NULL, text.data, text.len, NULL);
     buf_free(&text);
 }
@@ -126,6 +131,19 @@ struct process *process_attach(struct cell *c, const char *id, process_cb cb, vo
     return v;
 }
 
+/* Of a background process the newest output is kept; of others nothing is, and nothing was dropped by that. */
+static struct json_object *truncated(struct proc *p) {
+    if (!p->kept[0].dropped && !p->kept[1].dropped) return NULL;
+    struct json_object *o = json_object_new_object();
+    for (int i = 0; i < 2; i++) {
+        if (!p->kept[i].dropped) continue;
+        struct json_object *v = json_object_new_object();
+        json_object_object_add(v, "dropped_bytes", json_object_new_uint64(p->kept[i].dropped));
+        json_object_object_add(o, i ? "stderr" : "stdout", v);
+    }
+    return o;
+}
+
 struct json_object *process_get(struct cell *c, const char *id, struct err *err) {
     struct proc *p = proc_find(c, id, err);
     if (!p) return NULL;
@@ -143,11 +161,11 @@ struct json_object *process_get(struct cell *c, const char *id, struct err *err)
     }
     for (int i = 0; i < 2; i++) {
         struct buf text = {0};
-        tail_copy(&p->kept, i, &text);
+        tail_copy(&p->kept[i], -1, &text);
         json_object_object_add(o, i ? "stderr" : "stdout", text_json(text.data, text.len));
         buf_free(&text);
     }
-    json_object_object_add(o, "dropped_bytes", json_object_new_uint64(p->kept.dropped));
+    json_object_object_add(o, "truncated", truncated(p));
     return o;
 }
 
@@ -184,7 +202,8 @@ static void on_list(void *arg, struct err *err, struct json_object *borrowed) {
         if (!json_object_is_type(one, json_type_object)) continue;
         int64_t pid = json_object_get_int64(body_get(one, "pid"));
         for (struct proc *p = x->cell->procs; p; p = p->next)
-            if (p->state == PROC_RUNNING && p->pid == pid) json_object_object_add(one, "id", json_object_new_string(p->id));
+            if (p->state == PROC_RUNNING && p->pid == pid)
+                json_object_object_add(one, "id", json_object_new_string(p->id));
     }
     x->json_cb(x->arg, err, borrowed);
     call_free(x);
@@ -210,9 +229,12 @@ static void on_killed(void *arg, struct err *err, struct json_object *answer) {
     const char *said = answer ? text_field(answer, "stderr") : NULL, *exit = answer ? text_field(answer, "exit") : NULL;
     if (!err && exit && strcmp(exit, "ok") != 0) {
         err = &failed;
-        if (said && strstr(said, "permitted")) err_set(err, ERR_PERMISSION, "the process %s may not be signalled", x->target);
-        else if (said && strstr(said, "No such process")) err_set(err, ERR_NOT_FOUND, "the sandbox has no process %s", x->target);
-        else err_set(err, ERR_INTERNAL, "the process %s could not be signalled: %s", x->target, exit);
+        if (said && strstr(said, "permitted"))
+            err_set(err, ERR_PERMISSION, "the process %s may not be signalled", x->target);
+        else if (said && strstr(said, "No such process"))
+            err_set(err, ERR_NOT_FOUND, "the sandbox has no process %s", x->target);
+        else
+            err_set(err, ERR_INTERNAL, "the process %s could not be signalled: %s", x->target, exit);
     }
     x->done_cb(x->arg, err);
     call_free(x);
@@ -224,7 +246,8 @@ void process_signal_by_id(struct cell *c, const char *id, int signo, cell_done_c
     char *end, command[96];
     long pid = strtol(id, &end, 10);
     if (!p && *id && !*end && pid > 1 && pid < INT32_MAX && signo >= 1 && signo <= SIGNAL_MAX) {
-        /* Not one that Cella started: the cell's own user sends the signal, so the cell's own rules say whether it may. */
+        /* Not one that Cella started: the cell's own user sends the signal, so the cell's own rules say whether it may.
+         */
         (void)snprintf(x->target, sizeof x->target, "%ld", pid);
         (void)snprintf(command, sizeof command, "LC_ALL=C kill -%d %ld", signo, pid);
         struct json_object *body = json_object_new_object();

@@ -42,8 +42,10 @@ static struct json_object *head(struct run *r) {
 static void collect(struct run *r, int stream, const char *bytes, size_t n) {
     uint64_t max = r->cell->world->config.output_bytes_max;
     size_t room = r->out[stream].len < max ? (size_t)max - r->out[stream].len : 0, take = n < room ? n : room;
-    if (r->dropped[stream]) take = 0;
-    else if (take < n) take -= text_partial_tail(bytes, take);
+    if (r->dropped[stream])
+        take = 0;
+    else if (take < n)
+        take -= text_partial_tail(bytes, take);
     if (take) buf_append(&r->out[stream], bytes, take);
     r->dropped[stream] += n - take;
     r->cell->world->counters.dropped_bytes += n - take;
@@ -75,8 +77,8 @@ static void on_end(struct run *r, struct json_object *end, struct err *err) {
     run_done(r, NULL, o);
 }
 
-static void on_event(void *arg, struct process *v, enum process_event event, struct json_object *json, const void *bytes, size_t n,
-                     struct err *err) {
+static void on_event(void *arg, struct process *v, enum process_event event, struct json_object *json,
+                     const void *bytes, size_t n, struct err *err) {
     struct run *r = arg;
     switch (event) {
     case PROCESS_START:

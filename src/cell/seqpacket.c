@@ -9,7 +9,8 @@
 #include "wire/frame.h"
 
 #define PACKETS_PER_TURN 16 /* at most 1 MiB of one cell between two looks at the others */
-#define DEPTH_MAX 3         /* a callback may drain another stream; more than that is not reading at all */
+#define BULK 4096
+#define DEPTH_MAX 3 /* a callback may drain another stream; more than that is not reading at all */
 
 struct poller {
     uv_poll_t handle;
@@ -37,8 +38,10 @@ struct poller *poller_open(uv_loop_t *loop, int fd, void (*ready)(void *, int), 
 void poller_want(struct poller *p, int events) {
     if (p->wanted == events) return;
     p->wanted = events;
-    if (events) uv_poll_start(&p->handle, events, on_poll);
-    else uv_poll_stop(&p->handle);
+    if (events)
+        uv_poll_start(&p->handle, events, on_poll);
+    else
+        uv_poll_stop(&p->handle);
 }
 
 int poller_fd(const struct poller *p) { return p->fd; }
@@ -92,22 +95,24 @@ static void end(struct seqpacket *s, const char *why) {
     s->events.on_end(s->events.arg, why);
 }
 
-/* True when a packet was handed over and there may be more. */
-static bool receive_one(struct seqpacket *s) {
+/* Bytes of the packet that was handed over; 0: none. */
+static size_t receive_one(struct seqpacket *s) {
     static uint8_t packets[DEPTH_MAX][WIRE_PACKET_MAX];
     static int depth;
-    if (depth >= DEPTH_MAX) return false;
+    if (depth >= DEPTH_MAX) return 0;
     ssize_t n = recv(poller_fd(s->poller), packets[depth], WIRE_PACKET_MAX, MSG_DONTWAIT | MSG_TRUNC);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-    if (n <= 0) end(s, n < 0 && errno != ECONNRESET ? strerror(errno) : NULL);
-    else if (n > WIRE_PACKET_MAX) end(s, "a packet longer than the protocol allows");
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
+    if (n <= 0)
+        end(s, n < 0 && errno != ECONNRESET ? strerror(errno) : NULL);
+    else if (n > WIRE_PACKET_MAX)
+        end(s, "a packet longer than the protocol allows");
     else {
         depth++;
         s->events.on_packet(s->events.arg, packets[depth - 1], (size_t)n);
         depth--;
-        return true;
+        return (size_t)n;
     }
-    return false;
+    return 0;
 }
 
 static void send_queue(struct seqpacket *s) {
@@ -133,8 +138,9 @@ static void on_ready(void *arg, int events) {
     s->busy++;
     if (s->full) end(s, "the cell does not read what it is sent");
     if ((events & UV_WRITABLE) && !s->closed && !s->ended) send_queue(s);
+    /* After a small packet there is rarely another one: the loop says so cheaper than a second recv. */
     if (events & UV_READABLE)
-        for (int i = 0; i < PACKETS_PER_TURN && !s->closed && !s->ended && !s->paused && receive_one(s); i++) {}
+        for (int i = 0; i < PACKETS_PER_TURN && !s->closed && !s->ended && !s->paused && receive_one(s) >= BULK; i++) {}
     leave(s);
 }
 

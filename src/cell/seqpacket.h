@@ -1,5 +1,5 @@
-/* seqpacket.h: one SOCK_SEQPACKET stream to a cell: packets in, bounded per turn of the loop so that no cell starves another;
- * packets out, kept in a bounded queue while the cell does not read. Private to this floor; loop thread.
+/* seqpacket.h: one SOCK_SEQPACKET stream to a cell: packets in, bounded per turn of the loop so that no cell starves
+ * another; packets out, kept in a bounded queue while the cell does not read. Private to this floor; loop thread.
  *
  * The stream owns its descriptor. Callbacks may close the stream. */
 #pragma once
@@ -22,7 +22,8 @@ struct seqpacket_events {
 };
 
 struct seqpacket *seqpacket_open(uv_loop_t *loop, int fd, const struct seqpacket_events *);
-/* Send or queue one packet. False: the stream is at its end or the queue is full (then on_end follows on the next turn). */
+/* Send or queue one packet. False: the stream is at its end or the queue is full (then on_end follows on the next
+ * turn). */
 bool seqpacket_send(struct seqpacket *, const uint8_t *packet, size_t n);
 /* Bytes waiting in the queue. */
 size_t seqpacket_queued(const struct seqpacket *);

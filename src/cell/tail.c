@@ -11,9 +11,10 @@ static uint32_t record_length(const char *p) {
     return n;
 }
 
-/* Drop the oldest records once there is half as much again as is promised: one move per 128 KiB instead of one per append. */
+/* Drop the oldest records once there is an eighth more than is promised: one move per 32 KiB instead of one per append.
+ */
 static void trim(struct tail *t) {
-    if (t->bytes <= TAIL_MAX + TAIL_MAX / 2) return;
+    if (t->bytes <= TAIL_MAX + TAIL_MAX / 8) return;
     size_t at = 0;
     while (t->bytes > TAIL_MAX) {
         uint32_t n = record_length(t->records.data + at);

@@ -1,4 +1,5 @@
-/* tail.h: the last bytes of something, with the stream each came from. Private to this floor. Zeroed memory is an empty one. */
+/* tail.h: the last bytes of something, with the stream each came from. Private to this floor. Zeroed memory is an empty
+ * one. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

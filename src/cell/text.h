@@ -15,8 +15,9 @@ struct json_object *text_json(const void *bytes, size_t n);
 struct json_object *text_number(double v);
 /* Bytes at the end that begin a character which is not complete (0…3): cut there, and the next chunk goes on whole. */
 size_t text_partial_tail(const void *bytes, size_t n);
-/* Parse JSON that a cell wrote: exactly one object, UTF-8, at most 32 levels and max_values values (an object of ten
- * million empty arrays would cost a gigabyte). NULL when it is anything else. New reference. */
+/* Parse JSON that a cell wrote: exactly one object, UTF-8, at most 32 levels and max_values values, where an array
+ * counts as 4 and an object as 7 (32 MiB of empty objects would take ten gigabytes). NULL when it is anything else. New
+ * reference. */
 struct json_object *text_parse_object(const void *bytes, size_t n, size_t max_values);
 /* The string of a key, or NULL when it is missing, not a string, or holds NUL. Borrowed. */
 const char *text_field(struct json_object *, const char *key);

@@ -13,9 +13,15 @@ void world_config_defaults(struct world_config *c) {
     uint32_t cpus = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
     *c = (struct world_config){
         /* A cell may take half of a small host, but what a data frame of everyday size needs. */
-        .limits_default = {.memory_bytes = memory / 2 < 1024 * MIB ? memory / 2 : 1024 * MIB, .disk_bytes = 2048 * MIB,
-                           .cpu_millis = 1000, .pids_max = 256, .open_files = 1024},
-        .limits_max = {.memory_bytes = memory, .disk_bytes = 64 * 1024 * MIB, .cpu_millis = cpus * 1000, .pids_max = 4096,
+        .limits_default = {.memory_bytes = memory / 2 < 1024 * MIB ? memory / 2 : 1024 * MIB,
+                           .disk_bytes = 2048 * MIB,
+                           .cpu_millis = 1000,
+                           .pids_max = 256,
+                           .open_files = 1024},
+        .limits_max = {.memory_bytes = memory,
+                       .disk_bytes = 64 * 1024 * MIB,
+                       .cpu_millis = cpus * 1000,
+                       .pids_max = 4096,
                        .open_files = 65536},
         .cells_max = 1000,
         .ttl_default_ms = 0,
@@ -48,9 +54,9 @@ struct world *world_open(const struct world_config *config, struct err *err) {
     w->defers = defer_open(config->loop);
     w->events = events_open(w);
     config->driver->ops->set_listener(config->driver, &(struct driver_listener){.on_context_exit = cell_on_context_exit,
-                                                                               .on_cell_gone = cell_on_gone,
-                                                                               .on_adopt = adopt_cell,
-                                                                               .arg = w});
+                                                                                .on_cell_gone = cell_on_gone,
+                                                                                .on_adopt = adopt_cell,
+                                                                                .arg = w});
     return w;
 }
 
@@ -136,7 +142,9 @@ struct cell *world_lookup(struct world *w, const char *id) {
 
 /* ---- numbers ---- */
 
-static void number(struct json_object *o, const char *key, uint64_t v) { json_object_object_add(o, key, json_object_new_uint64(v)); }
+static void number(struct json_object *o, const char *key, uint64_t v) {
+    json_object_object_add(o, key, json_object_new_uint64(v));
+}
 
 struct json_object *world_metrics(struct world *w) {
     uint64_t running = 0, paused = 0, ending = 0, executing = 0, queued = 0, processes = 0;

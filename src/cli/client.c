@@ -14,8 +14,16 @@ struct transfer {
     bool too_large, write_stopped, read_stopped;
 };
 
+int client_url_check(const struct cli *cli, struct err *e) {
+    const char *rest = strncmp(cli->url, "http://", 7) == 0 ? cli->url + 7 : strncmp(cli->url, "https://", 8) == 0 ? cli->url + 8 : "";
+    bool clean = cli->url[strcspn(cli->url, " \t\r\n?#@")] == 0;
+    if (*rest && *rest != '/' && clean) return 0;
+    return err_hint(e, CLI_USAGE, "CELLA_URL looks like http://127.0.0.1:7070", "not the URL of a daemon: \"%.100s\"", cli->url);
+}
+
 int client_open(struct client *c, const struct cli *cli, struct err *e) {
     *c = (struct client){.cli = cli};
+    if (client_url_check(cli, e) < 0) return -1;
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || !(c->curl = curl_easy_init()))
         return err_set(e, ERR_INTERNAL, "the HTTP library did not start");
     return 0;
@@ -110,8 +118,7 @@ static int transport_error(struct client *c, const struct transfer *t, CURLcode 
     case CURLE_COULDNT_RESOLVE_HOST:
         return err_hint(e, CLI_UNREACHABLE, "start it with `sudo cella up -d`, or set CELLA_URL to where it runs", "no daemon answers at %s",
                         c->cli->url);
-    case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL: return err_hint(e, CLI_USAGE, "CELLA_URL looks like http://127.0.0.1:7070", "not a URL: %s", c->cli->url);
+    case CURLE_URL_MALFORMAT: return err_hint(e, CLI_USAGE, "CELLA_URL looks like http://127.0.0.1:7070", "not a URL: %s", c->cli->url);
     case CURLE_OPERATION_TIMEDOUT: return err_set(e, ERR_TIMEOUT_REQUEST, "the daemon did not answer in time");
     case CURLE_WRITE_ERROR:
     case CURLE_ABORTED_BY_CALLBACK:

@@ -20,6 +20,8 @@ struct client {
     const struct cli *cli;
     char hint[512];
 };
+/* Is cli->url http(s)://host[:port]? */
+int client_url_check(const struct cli *, struct err *);
 int client_open(struct client *, const struct cli *, struct err *);
 void client_close(struct client *);
 

@@ -57,8 +57,11 @@ static int final_path(struct client *c, const struct cp_place *from, const struc
     if (directory < 0) return -1;
     char name[256];
     last_name(from->path, name);
-    buf_str(out, to->path);
-    if ((directory || slash) && name[0] && strcmp(from->path, "-") != 0) buf_printf(out, "%s%s", slash ? "" : "/", name);
+    bool keeps_name = (directory || slash) && name[0] && strcmp(from->path, "-") != 0;
+    if (keeps_name && strcmp(to->path, ".") == 0)
+        buf_str(out, name);
+    else
+        buf_printf(out, "%s%s%s", to->path, keeps_name && !slash ? "/" : "", keeps_name ? name : "");
     return 0;
 }
 

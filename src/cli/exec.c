@@ -9,12 +9,12 @@
 #include "cli/arguments.h"
 #include "cli/cell_options.h"
 #include "cli/client.h"
-#include "cli/figures.h"
+#include "cli/exec_input.h"
 #include "cli/lines.h"
 #include "cli/output.h"
 #include "cli/pty.h"
 
-#define STDIN_MAX (4u << 20) /* bytes; more goes through `cella cp` */
+#define STDIN_MAX (4u << 20) /* bytes of stdin in one JSON request (-o json); otherwise it is streamed */
 
 struct exec {
     bool interactive, terminal, background, raw;
@@ -23,7 +23,7 @@ struct exec {
     double timeout;
     /* what the stream said */
     struct cell_output out;
-    bool ended;
+    bool ended, replaced;
     int exit_code, signal;
     char exit_word[16];
     struct err problem;
@@ -36,7 +36,7 @@ static int read_stdin(struct buf *text, struct err *e) {
         if (n < 0 && interrupted()) return err_set(e, CLI_INTERRUPTED, "interrupted");
         if (n < 0) return err_sys(e, errno, "cannot read stdin");
         if (text->len + (size_t)n > STDIN_MAX)
-            return err_hint(e, ERR_TOO_LARGE, "copy it into the cell with `cella cp - CELL:PATH`", "stdin holds more than %u MiB", STDIN_MAX >> 20);
+            return err_hint(e, ERR_TOO_LARGE, "leave -o json out, or `cella cp - CELL:PATH` first", "stdin holds more than %u MiB", STDIN_MAX >> 20);
         buf_append(text, piece, (size_t)n);
     }
     buf_str(text, "");
@@ -51,7 +51,7 @@ static struct json_object *command_json(const struct words *words) {
     return list;
 }
 
-static struct json_object *body_of(const struct exec *x, struct err *e) {
+static struct json_object *body_of(const struct exec *x, bool with_stdin, struct err *e) {
     struct json_object *env = pairs_json(&x->env, "--env", e);
     if (!env) return NULL;
     struct json_object *body = json_object_new_object();
@@ -61,7 +61,7 @@ static struct json_object *body_of(const struct exec *x, struct err *e) {
     if (x->user) json_object_object_add(body, "user", json_object_new_string(x->user));
     if (x->timeout > 0) json_object_object_add(body, "timeout_seconds", json_object_new_double(x->timeout));
     if (x->background) json_object_object_add(body, "background", json_object_new_boolean(true));
-    if (!x->interactive) return body;
+    if (!with_stdin) return body;
     struct buf text = {0};
     if (read_stdin(&text, e) < 0) {
         json_object_put(body);
@@ -73,21 +73,14 @@ static struct json_object *body_of(const struct exec *x, struct err *e) {
     return body;
 }
 
-/* Output that is not UTF-8 comes as base64. */
+/* Events are JSON: bytes that are no UTF-8 come as U+FFFD. Said once, at the end, so that nobody takes it for the file. */
 static void show_chunk(struct exec *x, struct json_object *event, int stream) {
     struct json_object *chunk = json_object_object_get(event, "chunk");
-    const char *encoded = json_text(event, "base64", NULL);
-    if (encoded) {
-        struct buf bytes = {0};
-        if (base64_decode(encoded, strlen(encoded), &bytes) < 0)
-            (void)err_set(&x->problem, ERR_INTERNAL, "the daemon sent output that is not base64");
-        else if (bytes.data && !cell_output(&x->out, stream, bytes.data, bytes.len))
-            (void)err_set(&x->problem, ERR_INTERNAL, "cannot write the output");
-        buf_free(&bytes);
-    } else if (json_object_is_type(chunk, json_type_string) &&
-               !cell_output(&x->out, stream, json_object_get_string(chunk), (size_t)json_object_get_string_len(chunk))) {
-        (void)err_set(&x->problem, ERR_INTERNAL, "cannot write the output");
-    }
+    if (!json_object_is_type(chunk, json_type_string)) return;
+    const char *text = json_object_get_string(chunk);
+    size_t n = (size_t)json_object_get_string_len(chunk);
+    if (memmem(text, n, "\xef\xbf\xbd", 3)) x->replaced = true;
+    if (!cell_output(&x->out, stream, text, n)) (void)err_set(&x->problem, ERR_INTERNAL, "cannot write the output");
 }
 
 static void take_end(struct exec *x, struct json_object *end) {
@@ -95,11 +88,7 @@ static void take_end(struct exec *x, struct json_object *end) {
     x->exit_code = (int)json_whole(end, "exit_code", -1);
     x->signal = (int)json_whole(end, "signal", 0);
     (void)snprintf(x->exit_word, sizeof x->exit_word, "%s", json_text(end, "exit", "ok"));
-    struct json_object *truncated = json_object_object_get(end, "truncated");
-    if (!json_object_is_type(truncated, json_type_object)) return;
-    json_object_object_foreach(truncated, stream, about) {
-        fprintf(stderr, "cella: %s was cut: %lld bytes dropped\n", stream, (long long)json_whole(about, "dropped_bytes", 0));
-    }
+    output_truncated(json_object_object_get(end, "truncated"));
 }
 
 static bool on_event(void *arg, const char *event, struct json_object *data) {
@@ -160,17 +149,29 @@ static int whole(struct client *c, struct exec *x, struct json_object *body, str
 
 static int exit_of(const struct exec *x) {
     if (x->background) return EXIT_OK;
-    if (x->signal > 0 && (strcmp(x->exit_word, "error") == 0 || strcmp(x->exit_word, "ok") == 0)) return 128 + x->signal;
+    if (x->replaced) fprintf(stderr, "cella: bytes of the output that are not UTF-8 were replaced; `cella cp` copies binary files as they are\n");
+    if (x->signal > 0 && (strcmp(x->exit_word, "error") == 0 || strcmp(x->exit_word, "killed") == 0)) return 128 + x->signal;
     if (strcmp(x->exit_word, "timeout") == 0) fprintf(stderr, "cella: the time limit was reached; the process was ended\n");
     if (strcmp(x->exit_word, "oom") == 0) fprintf(stderr, "cella: the cell ran out of memory\n");
     return exit_code_of_outcome(x->exit_word, x->exit_code);
 }
 
+static int with_input(const struct cli *cli, struct exec *x, struct json_object *body, struct err *e) {
+    struct exec_input input = {.cli = cli, .cell = x->words.word[0], .body = body, .out = &x->out, .exit_code = -1};
+    if (exec_input_run(&input, e) < 0) return -1;
+    x->exit_code = input.exit_code;
+    x->signal = input.signal;
+    x->replaced = input.replaced;
+    memcpy(x->exit_word, input.exit_word, sizeof x->exit_word);
+    return 0;
+}
+
 static int work(struct client *c, void *arg, struct err *e) {
     struct exec *x = arg;
-    struct json_object *body = body_of(x, e);
+    bool at_once = c->cli->json || x->background;
+    struct json_object *body = body_of(x, x->interactive && at_once, e);
     if (!body) return -1;
-    int result = c->cli->json || x->background ? whole(c, x, body, e) : streamed(c, x, body, e);
+    int result = at_once ? whole(c, x, body, e) : x->interactive ? with_input(c->cli, x, body, e) : streamed(c, x, body, e);
     json_object_put(body);
     return result < 0 ? -1 : exit_of(x);
 }
@@ -191,7 +192,7 @@ static int on_terminal(const struct cli *cli, struct exec *x) {
 
 static int run(struct cli *cli, const struct command *command, int argc, char **argv) {
     static struct exec x;
-    const struct option options[] = {{"interactive", 'i', OPTION_FLAG, &x.interactive, NULL, "pass this command's stdin on (read to its end first)"},
+    const struct option options[] = {{"interactive", 'i', OPTION_FLAG, &x.interactive, NULL, "pass stdin on while it comes (text)"},
                                      {"tty", 't', OPTION_FLAG, &x.terminal, NULL, "a terminal: keys, colours, window size; without COMMAND a shell"},
                                      {"background", 'd', OPTION_FLAG, &x.background, NULL, "start it and print its process id"},
                                      {"env", 'e', OPTION_LIST, &x.env, "NAME=VALUE", "environment variable; may be repeated"},

@@ -15,6 +15,15 @@ void output_json(struct json_object *value) {
     printf("%s\n", json_object_to_json_string_ext(value, flags));
 }
 
+void output_truncated(struct json_object *truncated) {
+    if (!json_object_is_type(truncated, json_type_object)) return;
+    (void)fflush(stdout);
+    json_object_object_foreach(truncated, stream, about) {
+        struct json_object *dropped = json_object_object_get(about, "dropped_bytes");
+        fprintf(stderr, "cella: %s was cut: %lld bytes dropped\n", stream, (long long)json_object_get_int64(dropped));
+    }
+}
+
 /* ---- tables ---- */
 
 static void put_cell(struct table *t, char *text) {

@@ -11,6 +11,9 @@ struct json_object;
 /* Print JSON on stdout: indented for a person, one line for a program. */
 void output_json(struct json_object *);
 
+/* Say on stderr what {"stdout": {"dropped_bytes": n}, …} means; anything else says nothing. */
+void output_truncated(struct json_object *);
+
 /* A table that is filled row by row and printed with columns as wide as needed. */
 #define TABLE_COLUMNS 12
 struct table {

@@ -28,8 +28,41 @@ static void on_window_change(int signo) {
 }
 
 static void window_size(struct winsize *size) {
-    *size = (struct winsize){.ws_row = 24, .ws_col = 80};
+    *size = (struct winsize){0};
     (void)ioctl(STDIN_FILENO, TIOCGWINSZ, size);
+    if (!size->ws_row) size->ws_row = 24; /* a terminal that does not know its size says 0 */
+    if (!size->ws_col) size->ws_col = 80;
+}
+
+/* One word for the shell of the cell. */
+static void quoted(struct buf *line, const char *word) {
+    buf_str(line, " '");
+    for (; *word; word++)
+        if (*word == '\'')
+            buf_str(line, "'\\''");
+        else
+            buf_append(line, word, 1);
+    buf_str(line, "'");
+}
+
+/* The terminal's command is a line for the shell; variables go in front of it. */
+static void command_line(const struct pty_call *call, struct buf *line) {
+    bool has_env = json_object_object_length(call->env) > 0;
+    if (!call->command && !has_env) return; /* the daemon's own choice: a login shell */
+    buf_str(line, json_object_is_type(call->command, json_type_string) && !has_env ? "" : "exec env");
+    json_object_object_foreach(call->env, name, value) {
+        struct buf pair = {0};
+        buf_printf(&pair, "%s=%s", name, json_object_get_string(value));
+        quoted(line, pair.data);
+        buf_free(&pair);
+    }
+    if (!call->command) buf_str(line, " /bin/bash -l");
+    if (json_object_is_type(call->command, json_type_string)) {
+        if (has_env) buf_str(line, " /bin/sh -c");
+        has_env ? quoted(line, json_object_get_string(call->command)) : buf_str(line, json_object_get_string(call->command));
+    }
+    for (size_t i = 0; json_object_is_type(call->command, json_type_array) && i < json_object_array_length(call->command); i++)
+        quoted(line, json_object_get_string(json_object_array_get_idx(call->command, i)));
 }
 
 static void path_of(const struct pty_call *call, struct buf *path) {
@@ -43,15 +76,10 @@ static void path_of(const struct pty_call *call, struct buf *path) {
     path_query(path, "cols", number);
     if (call->cwd) path_query(path, "cwd", call->cwd);
     if (call->user) path_query(path, "user", call->user);
-    if (json_object_is_type(call->command, json_type_string)) path_query(path, "cmd", json_object_get_string(call->command));
-    for (size_t i = 0; json_object_is_type(call->command, json_type_array) && i < json_object_array_length(call->command); i++)
-        path_query(path, "arg", json_object_get_string(json_object_array_get_idx(call->command, i)));
-    json_object_object_foreach(call->env, name, value) {
-        struct buf pair = {0};
-        buf_printf(&pair, "%s=%s", name, json_object_get_string(value));
-        path_query(path, "env", pair.data);
-        buf_free(&pair);
-    }
+    struct buf line = {0};
+    command_line(call, &line);
+    if (line.len) path_query(path, "cmd", line.data);
+    buf_free(&line);
 }
 
 static void on_message(void *arg, bool text, const char *bytes, size_t n) {
@@ -68,7 +96,8 @@ static void on_message(void *arg, bool text, const char *bytes, size_t n) {
     struct json_object *exit_code = NULL;
     if (json_object_is_type(message, json_type_object) && json_object_object_get_ex(message, "exit", &exit_code)) {
         s->ended = true;
-        s->exit_code = json_object_is_type(exit_code, json_type_int) ? json_object_get_int(exit_code) : (int)json_whole(message, "exit_code", EXIT_KILLED);
+        int64_t signo = json_whole(message, "signal", 0);
+        s->exit_code = json_object_is_type(exit_code, json_type_int) ? json_object_get_int(exit_code) : signo > 0 ? 128 + (int)signo : EXIT_KILLED;
     } else if (error) {
         (void)snprintf(s->problem, sizeof s->problem, "%s", error);
     }

@@ -80,13 +80,7 @@ void run_show_end(struct run_show *s, struct json_object *execution) {
     s->ended = true;
     s->exit_code = (int)json_whole(execution, "exit_code", -1);
     (void)snprintf(s->exit_word, sizeof s->exit_word, "%s", json_text(execution, "exit", ""));
-    struct json_object *truncated = json_object_object_get(execution, "truncated");
-    if (json_object_is_type(truncated, json_type_object)) {
-        (void)fflush(stdout);
-        json_object_object_foreach(truncated, stream, about) {
-            fprintf(stderr, "cella: %s was cut: %lld bytes dropped\n", stream, (long long)json_whole(about, "dropped_bytes", 0));
-        }
-    }
+    output_truncated(json_object_object_get(execution, "truncated"));
     struct json_object *restarted = json_object_object_get(execution, "context_restarted");
     if (restarted && json_object_get_boolean(restarted)) fprintf(stderr, "cella: the context was restarted, its state is gone\n");
 }

@@ -3,6 +3,7 @@
 #include <archive_entry.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -105,9 +106,22 @@ static int open_tree(struct tree_up *t, struct err *e) {
     return archive_write_open(t->tar, t, NULL, on_tar_bytes, NULL) == ARCHIVE_OK ? 0 : err_set(e, ERR_INTERNAL, "cannot start a tar");
 }
 
+static int make_target(struct client *c, const char *cell, const char *path, struct err *e) {
+    struct buf url = {0};
+    struct json_object *body = json_object_new_object();
+    path_cell(&url, cell, "/fs/mkdir");
+    json_object_object_add(body, "path", json_object_new_string(path));
+    json_object_object_add(body, "parents", json_object_new_boolean(true));
+    int result = client_json(c, "POST", url.data, body, NULL, e);
+    json_object_put(body);
+    buf_free(&url);
+    return result;
+}
+
 int transfer_tree_up(struct client *c, const char *directory, const char *cell, const char *path, struct err *e) {
     struct tree_up t = {.directory = directory, .fd = -1};
     int result = open_tree(&t, e);
+    if (result == 0) result = make_target(c, cell, path, e);
     if (result == 0) {
         buf_str(&t.ready, "");
         struct buf url = {0};

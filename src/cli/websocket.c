@@ -188,7 +188,7 @@ struct websocket *websocket_open(const struct cli *cli, const char *path, struct
         .recv_callback = on_recv, .send_callback = on_send, .genmask_callback = on_mask, .on_msg_recv_callback = on_whole};
     struct websocket *w = calloc(1, sizeof *w);
     if (!w) abort();
-    if (connect_to(w, cli, e) < 0 || handshake(w, cli, path, e) < 0) {
+    if (client_url_check(cli, e) < 0 || connect_to(w, cli, e) < 0 || handshake(w, cli, path, e) < 0) {
         static char hint[256]; /* outlives the socket whose answer it was */
         if (e->hint == w->hint) e->hint = strcpy(hint, w->hint);
         websocket_close(w);

@@ -2,11 +2,13 @@
 
 #include <errno.h>
 #include <linux/sched.h>
+#include <netinet/in.h>
 #include <seccomp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -41,7 +43,7 @@ static const char *const allowed[] = {
     "futex_waitv", "futex_wake", "futex_wait", "futex_requeue", "arch_prctl", "prctl", "sched_yield", "sched_getaffinity",
     "sched_setaffinity", "sched_getparam", "sched_setparam", "sched_getscheduler", "sched_setscheduler", "sched_getattr",
     "sched_get_priority_max", "sched_get_priority_min", "sched_rr_get_interval", "getpriority", "setpriority", "ioprio_get",
-    "getrlimit", "setrlimit", "prlimit64", "getrusage", "times", "restart_syscall",
+    "getrlimit", "getrusage", "times", "restart_syscall",
     /* identity (a cell holds no capability, so these change nothing that matters; cella-guest needs them) */
     "getpid", "getppid", "gettid", "getuid", "geteuid", "getgid", "getegid", "getgroups", "getresuid", "getresgid", "getpgid",
     "getpgrp", "setpgid", "getsid", "setsid", "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setgroups",
@@ -91,16 +93,34 @@ static int add_arguments(scmp_filter_ctx ctx) {
     rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER));
     /* local, IPv4 and IPv6 streams and datagrams; netlink only to ask about routes and addresses (NETLINK_ROUTE = 0) */
     static const int types[] = {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET};
-    static const int families[] = {AF_UNIX, AF_INET, AF_INET6};
-    for (size_t f = 0; f < 3; f++)
-        for (size_t t = 0; t < 3; t++)
-            rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[f]),
-                                   SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, (scmp_datum_t)types[t]));
+    static const int families[] = {AF_INET, AF_INET6};
+    /* no other protocol: the kernel would load its module (SCTP, SMC, L2TP…) for whoever asks */
+    static const int protocols[] = {0, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6};
+    for (size_t t = 0; t < 3; t++)
+        rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2, SCMP_A0(SCMP_CMP_EQ, AF_UNIX),
+                               SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, (scmp_datum_t)types[t]));
+    for (size_t f = 0; f < 2; f++)
+        for (size_t t = 0; t < 2; t++)
+            for (size_t p = 0; p < sizeof protocols / sizeof *protocols; p++)
+                rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[f]),
+                                       SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, (scmp_datum_t)types[t]),
+                                       SCMP_A2(SCMP_CMP_EQ, (scmp_datum_t)protocols[p]));
     rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2, SCMP_A0(SCMP_CMP_EQ, AF_NETLINK), SCMP_A2(SCMP_CMP_EQ, 0));
     rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
-    /* every ioctl but TIOCSTI, which pushes input into a terminal; the kernel reads 32 bits of the request, and so does the filter */
-    rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1_32(SCMP_CMP_NE, 0x5412));
-    rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1, SCMP_A1_32(SCMP_CMP_EQ, 0x5412));
+    /* Every ioctl but TIOCSTI, which pushes input into a terminal. The kernel reads 32 bits of the request, and libseccomp compares 64 (its
+     * _32 forms cut the datum, not the argument): rubbish in the upper half would pass. So: allowed is what differs from it in one bit. */
+    for (unsigned bit = 0; bit < 32; bit++)
+        rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, 1u << bit, ~0x5412u & 1u << bit));
+    rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, 0x5412));
+    /* resource limits, all but that of core files, which keeps the host's core handler from running (keeper/host.h, HOST_NO_CORE) */
+    for (unsigned resource = 0; resource < RLIM_NLIMITS; resource++) {
+        uint32_t action = resource == RLIMIT_CORE ? SCMP_ACT_ERRNO(EPERM) : SCMP_ACT_ALLOW;
+        rc |= seccomp_rule_add(ctx, action, SCMP_SYS(setrlimit), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, 0xffffffff, resource));
+        if (resource != RLIMIT_CORE)
+            rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 1, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, resource));
+    }
+    rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, RLIMIT_CORE), SCMP_A2(SCMP_CMP_EQ, 0));
+    rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(prlimit64), 2, SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, RLIMIT_CORE), SCMP_A2(SCMP_CMP_NE, 0));
     /* personality: ask, default, no address randomisation (debuggers) */
     static const uint64_t personas[] = {0xffffffff, PER_LINUX, ADDR_NO_RANDOMIZE};
     for (size_t i = 0; i < 3; i++)

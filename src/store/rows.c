@@ -4,9 +4,9 @@
 #include "store/statements.h"
 
 #define EVENTS_MAX "100000"
-#define ENDED_MAX "100000"     /* ended cells whose reason is still known */
-#define EXECUTIONS_MAX "200"   /* of one cell: twice what the domain keeps in memory */
-#define TRIM_EVERY 512         /* a trim costs two index look-ups when there is nothing to do */
+#define ENDED_MAX "100000"   /* ended cells whose reason is still known */
+#define EXECUTIONS_MAX "200" /* of one cell: twice what the domain keeps in memory */
+#define TRIM_EVERY 512       /* a trim costs two index look-ups when there is nothing to do */
 
 const char *const statement_text[STATEMENTS] = {
     [CELL_PUT] = "INSERT INTO cell(id,json) VALUES(?1,?2) ON CONFLICT(id) DO UPDATE SET json=?2, reason=NULL",
@@ -14,8 +14,9 @@ const char *const statement_text[STATEMENTS] = {
     [CELL_END] = "INSERT INTO cell(id,json,reason) VALUES(?1,'',?2) ON CONFLICT(id) DO UPDATE SET json='', reason=?2",
     [CELL_ALIVE] = "SELECT id,json FROM cell WHERE reason IS NULL ORDER BY id",
     [CELL_REASON] = "SELECT reason FROM cell WHERE id=?1 AND reason IS NOT NULL",
-    [CELL_TRIM] = "DELETE FROM cell WHERE reason IS NOT NULL AND id IN (SELECT id FROM cell WHERE reason IS NOT NULL LIMIT "
-                  "max(0,(SELECT count(*) FROM cell WHERE reason IS NOT NULL)-" ENDED_MAX "))",
+    [CELL_TRIM] =
+        "DELETE FROM cell WHERE reason IS NOT NULL AND id IN (SELECT id FROM cell WHERE reason IS NOT NULL LIMIT "
+        "max(0,(SELECT count(*) FROM cell WHERE reason IS NOT NULL)-" ENDED_MAX "))",
     [EXECUTION_PUT] = "INSERT INTO execution(id,cell_id,json) VALUES(?1,?2,?3) ON CONFLICT(id) DO UPDATE SET json=?3",
     [EXECUTION_EACH] = "SELECT id,json FROM execution WHERE cell_id=?1 ORDER BY seq",
     [EXECUTION_TRIM] = "DELETE FROM execution WHERE cell_id=?1 AND seq <= (SELECT seq FROM execution WHERE cell_id=?1 "
@@ -24,7 +25,8 @@ const char *const statement_text[STATEMENTS] = {
     [EVENT_ADD] = "INSERT INTO event(ts,cell_id,json) VALUES(?1,?2,?3)",
     [EVENT_TRIM] = "DELETE FROM event WHERE seq <= (SELECT max(seq) FROM event)-" EVENTS_MAX,
     [EVENT_TAIL] = "SELECT json FROM (SELECT seq,json FROM event ORDER BY seq DESC LIMIT ?1) ORDER BY seq",
-    [EVENT_TAIL_CELL] = "SELECT json FROM (SELECT seq,json FROM event WHERE cell_id=?2 ORDER BY seq DESC LIMIT ?1) ORDER BY seq",
+    [EVENT_TAIL_CELL] =
+        "SELECT json FROM (SELECT seq,json FROM event WHERE cell_id=?2 ORDER BY seq DESC LIMIT ?1) ORDER BY seq",
     [KEY_ADD] = "INSERT INTO api_key(id,name,sha256,created) VALUES(?1,?2,?3,?4)",
     [KEY_FIND] = "SELECT id FROM api_key WHERE sha256=?1",
     [KEY_DELETE] = "DELETE FROM api_key WHERE id=?1",
@@ -35,7 +37,8 @@ const char *const statement_text[STATEMENTS] = {
 
 /* ---- one statement at a time ---- */
 
-static sqlite3_stmt *begin(struct store *s, enum statement which, const char *first, const char *second, const char *third) {
+static sqlite3_stmt *begin(struct store *s, enum statement which, const char *first, const char *second,
+                           const char *third) {
     sqlite3_stmt *st = s->statements[which];
     const char *const text[] = {first, second, third};
     for (int i = 0; i < 3; i++)
@@ -60,7 +63,8 @@ static const char *column(sqlite3_stmt *st, int i) {
     return text ? (const char *)text : "";
 }
 
-static int each2(struct store *s, sqlite3_stmt *st, int (*row)(void *, const char *, const char *), void *arg, struct err *err) {
+static int each2(struct store *s, sqlite3_stmt *st, int (*row)(void *, const char *, const char *), void *arg,
+                 struct err *err) {
     int rc, out = 0;
     while (out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) out = row(arg, column(st, 0), column(st, 1));
     if (out == 0 && rc != SQLITE_DONE) out = store_fail(s, err, "read");
@@ -102,7 +106,8 @@ int store_execution_put(struct store *s, const char *id, const char *cell_id, co
     return run(s, begin(s, EXECUTION_TRIM, cell_id, NULL, NULL), err, "trim executions");
 }
 
-int store_execution_each(struct store *s, const char *cell_id, int (*row)(void *, const char *, const char *), void *arg, struct err *err) {
+int store_execution_each(struct store *s, const char *cell_id, int (*row)(void *, const char *, const char *),
+                         void *arg, struct err *err) {
     return each2(s, begin(s, EXECUTION_EACH, cell_id, NULL, NULL), row, arg, err);
 }
 
@@ -117,7 +122,8 @@ int store_event_add(struct store *s, int64_t ts_ms, const char *cell_id, const c
     return run(s, begin(s, EVENT_TRIM, NULL, NULL, NULL), err, "trim events");
 }
 
-int store_event_each(struct store *s, const char *cell_id, int tail, int (*row)(void *, const char *), void *arg, struct err *err) {
+int store_event_each(struct store *s, const char *cell_id, int tail, int (*row)(void *, const char *), void *arg,
+                     struct err *err) {
     sqlite3_stmt *st = begin(s, cell_id ? EVENT_TAIL_CELL : EVENT_TAIL, NULL, cell_id, NULL);
     sqlite3_bind_int(st, 1, tail);
     int rc, out = 0;
@@ -129,7 +135,8 @@ int store_event_each(struct store *s, const char *cell_id, int tail, int (*row)(
 
 /* ---- keys ---- */
 
-int store_key_add(struct store *s, const char *id, const char *name, const char *sha256_hex, int64_t created_ms, struct err *err) {
+int store_key_add(struct store *s, const char *id, const char *name, const char *sha256_hex, int64_t created_ms,
+                  struct err *err) {
     sqlite3_stmt *st = begin(s, KEY_ADD, id, name, sha256_hex);
     sqlite3_bind_int64(st, 4, created_ms);
     int rc = sqlite3_step(st);
@@ -152,7 +159,8 @@ int store_key_delete(struct store *s, const char *id, struct err *err) {
     return sqlite3_changes(s->db) ? 0 : err_set(err, ERR_NOT_FOUND, "no key has the id %.60s", id);
 }
 
-int store_key_each(struct store *s, int (*row)(void *, const char *, const char *, int64_t, int64_t), void *arg, struct err *err) {
+int store_key_each(struct store *s, int (*row)(void *, const char *, const char *, int64_t, int64_t), void *arg,
+                   struct err *err) {
     sqlite3_stmt *st = begin(s, KEY_EACH, NULL, NULL, NULL);
     int rc, out = 0;
     while (out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)

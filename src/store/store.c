@@ -16,19 +16,22 @@
 #define SCHEMA_VERSION 1
 #define BUSY_MS 2000 /* a reader such as the sqlite3 shell may hold the file for a moment */
 
-static const char schema[] =
-    "CREATE TABLE cell(id TEXT PRIMARY KEY, json TEXT NOT NULL, reason TEXT) WITHOUT ROWID;"
-    "CREATE INDEX cell_alive ON cell(id) WHERE reason IS NULL;"
-    "CREATE TABLE execution(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, cell_id TEXT NOT NULL, json TEXT NOT NULL);"
-    "CREATE INDEX execution_cell ON execution(cell_id, seq);"
-    "CREATE TABLE event(seq INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, cell_id TEXT NOT NULL, json TEXT NOT NULL);"
-    "CREATE INDEX event_cell ON event(cell_id, seq);"
-    "CREATE TABLE api_key(id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, created INTEGER NOT NULL,"
-    " used INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;";
+static const char schema[] = "CREATE TABLE cell(id TEXT PRIMARY KEY, json TEXT NOT NULL, reason TEXT) WITHOUT ROWID;"
+                             "CREATE INDEX cell_alive ON cell(id) WHERE reason IS NULL;"
+                             "CREATE TABLE execution(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
+                             "cell_id TEXT NOT NULL, json TEXT NOT NULL);"
+                             "CREATE INDEX execution_cell ON execution(cell_id, seq);"
+                             "CREATE TABLE event(seq INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, cell_id "
+                             "TEXT NOT NULL, json TEXT NOT NULL);"
+                             "CREATE INDEX event_cell ON event(cell_id, seq);"
+                             "CREATE TABLE api_key(id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL "
+                             "UNIQUE, created INTEGER NOT NULL,"
+                             " used INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;";
 
 int store_fail(struct store *s, struct err *err, const char *what) {
     int code = sqlite3_errcode(s->db);
-    return err_set(err, code == SQLITE_FULL ? ERR_NO_SPACE : ERR_INTERNAL, "%s in the database: %s", what, sqlite3_errmsg(s->db));
+    return err_set(err, code == SQLITE_FULL ? ERR_NO_SPACE : ERR_INTERNAL, "%s in the database: %s", what,
+                   sqlite3_errmsg(s->db));
 }
 
 static int run(struct store *s, const char *sql, struct err *err, const char *what) {
@@ -60,7 +63,8 @@ static int migrate(struct store *s, struct err *err) {
 
 static int prepare(struct store *s, struct err *err) {
     for (int i = 0; i < STATEMENTS; i++)
-        if (sqlite3_prepare_v3(s->db, statement_text[i], -1, SQLITE_PREPARE_PERSISTENT, &s->statements[i], NULL) != SQLITE_OK)
+        if (sqlite3_prepare_v3(s->db, statement_text[i], -1, SQLITE_PREPARE_PERSISTENT, &s->statements[i], NULL) !=
+            SQLITE_OK)
             return store_fail(s, err, "prepare a statement");
     return 0;
 }
@@ -78,13 +82,17 @@ struct store *store_open(const char *path, struct err *err) {
     struct store *s = calloc(1, sizeof *s);
     if (!s) abort();
     if (strcmp(path, ":memory:") != 0 && make_private(path, err) < 0) goto failed;
-    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
-        if (s->db) store_fail(s, err, "open");
-        else err_set(err, ERR_INTERNAL, "open the database: out of memory");
+    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
+        SQLITE_OK) {
+        if (s->db)
+            store_fail(s, err, "open");
+        else
+            err_set(err, ERR_INTERNAL, "open the database: out of memory");
         goto failed;
     }
     sqlite3_busy_timeout(s->db, BUSY_MS);
-    if (run(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000;", err, "set up") == 0 &&
+    if (run(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000;",
+            err, "set up") == 0 &&
         migrate(s, err) == 0 && prepare(s, err) == 0)
         return s;
 failed:

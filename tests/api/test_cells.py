@@ -105,6 +105,9 @@ def test_ids_are_random_in_every_digit(http: httpx.Client) -> None:
         ({"limits": {"memory_mb": "much"}}, "memory_mb"),
         ({"limits": {"cpus": -1}}, "cpus"),
         ({"limits": {"pids": 10**12}}, "pids"),
+        ({"limits": {"open_files": 5}}, "open_files"),
+        ({"limits": {"open_files": 10**9}}, "open_files"),
+        ({"limits": {"disk_mb": -3}}, "disk_mb"),
         ({"limits": []}, "limits"),
     ],
 )

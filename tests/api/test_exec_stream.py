@@ -6,7 +6,7 @@ from typing import List
 
 import httpx
 import pytest
-from cella import CellaError, CommandError, InvalidRequest, NotFoundError, Sandbox
+from cella import CellaError, CommandError, InvalidRequest, NotFoundError, Sandbox, events
 from support.wait import until
 
 GATED = "echo before; while [ ! -e gate ]; do sleep 0.01; done; echo after; echo bad >&2; exit 6"
@@ -28,9 +28,11 @@ def test_event_names_on_the_wire(box: Sandbox, http: httpx.Client) -> None:
     with http.stream("POST", f"/v1/sandboxes/{box.id}/exec/stream", json={"cmd": "echo o; echo e >&2"}) as response:
         assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
         text = response.read().decode()
-    assert 'event: stdout\ndata: {"chunk"' in text.replace('": "', '":"').replace("{ ", "{")
-    assert "event: stderr\n" in text and "event: exit\n" in text
-    assert text.rstrip("\n").rsplit("\n\n", 1)[1].startswith("event: exit")
+    got = list(events.sse([text.encode()]))
+    assert [data["chunk"] for name, data in got if name == "stdout"] == ["o\n"]
+    assert [data["chunk"] for name, data in got if name == "stderr"] == ["e\n"]
+    assert got[0][0] == "start" and got[0][1]["pid"] > 0
+    assert got[-1][0] == "exit" and got[-1][1]["exit_code"] == 0 and got[-1][1]["exit"] == "ok"
 
 
 def test_callbacks(box: Sandbox) -> None:

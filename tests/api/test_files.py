@@ -66,7 +66,7 @@ def test_owner_and_mode(shared: Sandbox) -> None:
     shared.filesystem.write("script.sh", "#!/bin/sh\necho ran\n", mode=0o755)
     info = shared.filesystem.stat("script.sh")
     assert info.mode & 0o777 == 0o755
-    assert shared.exec(["script.sh"]).stdout == "ran\n"
+    assert shared.exec(["./script.sh"]).stdout == "ran\n"
     shared.filesystem.write("plain", "")
     assert shared.filesystem.stat("plain").mode & 0o777 == 0o644
 
@@ -208,6 +208,8 @@ def test_devices_and_pipes_do_not_hang(box: Sandbox) -> None:
 @pytest.mark.parametrize("bad", ["", "a\0b", "x" * 5000])
 def test_bad_paths(shared: Sandbox, http: httpx.Client, bad: str) -> None:
     for method, route in (("GET", "fs"), ("GET", "fs/stat"), ("GET", "fs/dir"), ("DELETE", "fs")):
+        if route == "fs/dir" and not bad:
+            continue  # without a path: the home
         answer = http.request(method, f"/v1/sandboxes/{shared.id}/{route}?path={quote(bad)}")
         assert 400 <= answer.status_code < 500 and answer.json()["code"], (method, route, answer.text)
     assert http.get(f"/v1/sandboxes/{shared.id}/fs").status_code == 400

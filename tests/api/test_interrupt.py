@@ -100,12 +100,16 @@ def test_code_that_will_not_stop_is_killed_and_says_so(box: Sandbox, code: str) 
 
 
 def test_c_loop_that_never_returns_is_killed(box: Sandbox) -> None:
-    code = (
+    box.run_code(
         "import ctypes, mmap\n"
         "m = mmap.mmap(-1, 4096, prot=7)\nm.write(b'\\xeb\\xfe')\n"  # jmp to itself, with the GIL held
-        "ctypes.PYFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()"
+        "spin = ctypes.PYFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(m)))",
+        check=True,
     )
-    running = Running(box, code)
+    running = Running(box, "spin()")
+    cpu = lambda: max(p["cpu_ms"] for p in box.list_processes())  # noqa: E731
+    before = cpu()
+    until(lambda: cpu() > before + 200, "the loop to turn")
     box.interrupt()
     run = running.result()
     assert run.exit == "killed" and run.context_restarted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import httpx
 import pytest
@@ -13,33 +13,47 @@ from support.server import Server
 pytestmark = pytest.mark.own_server
 
 
-@pytest.fixture(scope="module")
-def locked(new_server: Callable[..., Server]) -> Server:
-    """A daemon that asks for a key even on loopback."""
-    return new_server(arguments=["--require-key"])
+Keys = Dict[str, Dict[str, str]]
 
 
-@pytest.fixture(scope="module")
-def keys(locked: Server) -> Dict[str, Dict[str, str]]:
-    """Two keys, by name. The first is made with none in existence: from this machine, as `cella key create` does."""
+def lock(server: Server, *names: str) -> Keys:
+    """Make keys with these names while none is asked for, then start the daemon anew with --require-key."""
     made = {}
-    for name in ("ann", "bob"):
-        headers = {"Authorization": f"Bearer {made['ann']['key']}"} if made else {}
-        answer = httpx.post(locked.url + "/v1/keys", json={"name": name}, headers=headers)
-        if answer.status_code == 401 and not made:
-            pytest.fail("the first key cannot be made on the daemon's own machine: " + answer.text)
+    for name in names:
+        answer = httpx.post(server.url + "/v1/keys", json={"name": name})
         assert answer.status_code == 201, answer.text
         made[name] = answer.json()
+    server.stop_daemon()
+    server.arguments.append("--require-key")
+    server.start_daemon()
     return made
 
 
+@pytest.fixture(scope="module")
+def _locked(new_server: Callable[..., Server]) -> Tuple[Server, Keys]:
+    server = new_server()
+    return server, lock(server, "ann", "bob")
+
+
+@pytest.fixture(scope="module")
+def locked(_locked: Tuple[Server, Keys]) -> Server:
+    """A daemon that asks for a key even on loopback."""
+    return _locked[0]
+
+
+@pytest.fixture(scope="module")
+def keys(_locked: Tuple[Server, Keys]) -> Keys:
+    """Two keys, by name."""
+    return _locked[1]
+
+
 @pytest.fixture
-def ann(locked: Server, keys: Dict[str, Dict[str, str]]) -> Iterator[Sandbox]:
+def ann(locked: Server, keys: Keys) -> Iterator[Sandbox]:
     with Sandbox(host=locked.url, api_key=keys["ann"]["key"], metadata={"who": "ann"}) as sandbox:
         yield sandbox
 
 
-def test_a_key_is_needed(locked: Server, keys: Dict[str, Dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_needed(locked: Server, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CELLA_API_KEY", raising=False)
     with pytest.raises(AuthenticationError) as caught:
         Sandbox(host=locked.url)
@@ -52,30 +66,30 @@ def test_health_needs_none(locked: Server) -> None:
     assert httpx.get(locked.url + "/healthz").status_code == 200
 
 
-def test_wrong_keys(locked: Server, keys: Dict[str, Dict[str, str]]) -> None:
+def test_wrong_keys(locked: Server, keys: Keys) -> None:
     right = keys["ann"]["key"]
     for key in ("x", "cella_", "cella_" + "A" * 43, right[:-1], right + "A", right.upper(), right.swapcase(), "'" * 49):
         answer = httpx.get(locked.url + "/v1/sandboxes", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 401, key
-    for scheme in ("Basic", "bearerX", ""):
+    for scheme in ("Basic", "bearerX", "Token"):
         assert httpx.get(locked.url + "/v1/sandboxes", headers={"Authorization": f"{scheme} {right}"}).status_code == 401
 
 
-def test_ways_to_send_it(locked: Server, keys: Dict[str, Dict[str, str]]) -> None:
+def test_ways_to_send_it(locked: Server, keys: Keys) -> None:
     key = keys["ann"]["key"]
     for headers in ({"Authorization": f"Bearer {key}"}, {"authorization": f"bearer {key}"}, {"X-API-Key": key}):
         assert httpx.get(locked.url + "/v1/sandboxes", headers=headers).status_code == 200
     assert httpx.get(locked.url + f"/v1/sandboxes?token={key}").status_code == 401  # in a URL only for WebSockets
 
 
-def test_the_environment_names_the_key(locked: Server, keys: Dict[str, Dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_key(locked: Server, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELLA_URL", locked.url)
     monkeypatch.setenv("CELLA_API_KEY", keys["bob"]["key"])
     with Sandbox() as sandbox:
         assert sandbox.run_code("1 + 1").text == "2"
 
 
-def test_the_cells_of_another_key_do_not_exist(locked: Server, keys: Dict[str, Dict[str, str]], ann: Sandbox) -> None:
+def test_the_cells_of_another_key_do_not_exist(locked: Server, keys: Keys, ann: Sandbox) -> None:
     bob = {"host": locked.url, "api_key": keys["bob"]["key"]}
     assert ann.id not in [c.id for c in Sandbox.list(**bob)]
     assert ann.id not in [c.id for c in Sandbox.list(metadata={"who": "ann"}, **bob)]
@@ -97,14 +111,14 @@ def test_the_cells_of_another_key_do_not_exist(locked: Server, keys: Dict[str, D
     assert ann.run_code("'mine'").text == "'mine'"
 
 
-def test_a_deleted_cell_of_another_key_does_not_exist_either(locked: Server, keys: Dict[str, Dict[str, str]]) -> None:
+def test_a_deleted_cell_of_another_key_does_not_exist_either(locked: Server, keys: Keys) -> None:
     sandbox = Sandbox(host=locked.url, api_key=keys["ann"]["key"])
     sandbox.close()
     answer = httpx.get(f"{locked.url}/v1/sandboxes/{sandbox.id}", headers={"X-API-Key": keys["bob"]["key"]})
     assert answer.status_code == 404
 
 
-def test_keys_are_hashed_at_rest(locked: Server, keys: Dict[str, Dict[str, str]]) -> None:
+def test_keys_are_hashed_at_rest(locked: Server, keys: Keys) -> None:
     secrets: List[bytes] = [k["key"].encode() for k in keys.values()]
     seen = 0
     for path in locked.state.rglob("*"):
@@ -116,13 +130,13 @@ def test_keys_are_hashed_at_rest(locked: Server, keys: Dict[str, Dict[str, str]]
     assert not any(s.decode() in locked.log("daemon") for s in secrets)
 
 
-def test_the_list_never_shows_a_key(locked: Server, keys: Dict[str, Dict[str, str]]) -> None:
+def test_the_list_never_shows_a_key(locked: Server, keys: Keys) -> None:
     answer = httpx.get(locked.url + "/v1/keys", headers={"X-API-Key": keys["ann"]["key"]})
     assert answer.status_code == 200 and keys["ann"]["key"] not in answer.text
     assert {k["name"] for k in answer.json()} >= {"ann", "bob"}
 
 
-def test_a_deleted_key_opens_nothing(locked: Server, keys: Dict[str, Dict[str, str]]) -> None:
+def test_a_deleted_key_opens_nothing(locked: Server, keys: Keys) -> None:
     headers = {"X-API-Key": keys["ann"]["key"]}
     extra = httpx.post(locked.url + "/v1/keys", json={"name": "short"}, headers=headers).json()
     assert httpx.get(locked.url + "/v1/sandboxes", headers={"X-API-Key": extra["key"]}).status_code == 200
@@ -131,16 +145,24 @@ def test_a_deleted_key_opens_nothing(locked: Server, keys: Dict[str, Dict[str, s
     assert httpx.delete(f"{locked.url}/v1/keys/{extra['id']}", headers=headers).status_code == 404
 
 
-def test_keys_are_managed_locally_only(locked: Server, keys: Dict[str, Dict[str, str]]) -> None:
+def test_keys_are_managed_locally_only(locked: Server, keys: Keys) -> None:
     for proxied in ({"X-Forwarded-For": "10.1.2.3"}, {"Forwarded": "for=10.1.2.3"}, {"Via": "1.1 proxy"}):
         headers = {"X-API-Key": keys["ann"]["key"], **proxied}
         assert httpx.post(locked.url + "/v1/keys", json={"name": "no"}, headers=headers).status_code == 403
         assert httpx.get(locked.url + "/v1/keys", headers=headers).status_code == 403
 
 
-def test_keys_survive_a_restart(new_server: Callable[..., Server]) -> None:
+def test_the_first_key_can_be_made_on_the_machine_itself(new_server: Callable[..., Server]) -> None:
+    """A daemon that asks for keys and has none would otherwise be shut for ever; later keys need one."""
     server = new_server(arguments=["--require-key"])
-    key = httpx.post(server.url + "/v1/keys", json={"name": "kept"}).json()["key"]
+    first = httpx.post(server.url + "/v1/keys", json={"name": "first"})
+    assert first.status_code == 201, first.text
+    assert httpx.post(server.url + "/v1/keys", json={"name": "second"}).status_code == 401
+
+
+def test_keys_survive_a_crash(new_server: Callable[..., Server]) -> None:
+    server = new_server()
+    key = lock(server, "kept")["kept"]["key"]
     server.kill_daemon()
     server.start_daemon()
     assert httpx.get(server.url + "/v1/sandboxes", headers={"X-API-Key": key}).status_code == 200

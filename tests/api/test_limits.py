@@ -35,9 +35,9 @@ def the_neighbour_is_well(shared: Sandbox) -> Iterator[None]:
 
 
 def test_limits_are_shown(limited: Callable[..., Sandbox]) -> None:
-    box = limited(memory_mb=300, pids=50, disk_mb=200, open_files=256, cpus=0.5)
+    box = limited(memory_mb=300, pids=50, disk_mb=200, open_files=2048, cpus=0.5)
     limits = box.info().raw["limits"]
-    assert (limits["memory_mb"], limits["pids"], limits["disk_mb"], limits["open_files"], limits["cpus"]) == (300, 50, 200, 256, 0.5)
+    assert (limits["memory_mb"], limits["pids"], limits["disk_mb"], limits["open_files"], limits["cpus"]) == (300, 50, 200, 2048, 0.5)
     assert box.stats()["memory_limit_bytes"] == 300 << 20
 
 
@@ -142,11 +142,11 @@ def test_many_empty_files_end_somewhere(limited: Callable[..., Sandbox]) -> None
 
 
 def test_open_files(limited: Callable[..., Sandbox]) -> None:
-    box = limited(open_files=128)
+    box = limited(open_files=1024)
     run = box.run_code("f = []\nwhile True: f.append(open('/dev/null'))")
     assert run.exit == "error" and run.error is not None and "Too many open files" in run.error.value
-    assert box.run_code("n = len(f); f.clear(); n < 128").text == "True"
-    assert box.exec("ulimit -n").stdout.strip() == "128"
+    assert box.run_code("n = len(f); f.clear(); n < 1024").text == "True"
+    assert box.exec("ulimit -n").stdout.strip() == "1024"
 
 
 def test_cpu_quota_is_kept(limited: Callable[..., Sandbox]) -> None:
@@ -175,7 +175,7 @@ def test_output_flood_does_not_hurt(limited: Callable[..., Sandbox], shared: San
 
 
 def test_limits_cannot_be_raised_from_inside(limited: Callable[..., Sandbox]) -> None:
-    box = limited(open_files=128, pids=60)
+    box = limited(open_files=1024, pids=60)
     run = box.run_code("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (100000, 100000))")
     assert run.exit == "error"
     assert box.exec("ulimit -n 100000 2>&1; echo 1000 > /sys/fs/cgroup/pids.max; echo after", user="root").stdout.endswith("after\n")

@@ -127,7 +127,7 @@ def read_until(ws: WebSocket, pattern: str) -> str:
 
 def test_terminal_runs_a_shell(server: Server, box: Sandbox) -> None:
     with pty(server, box) as ws:
-        ws.send(b"echo $((40 + 2)); test -t 0 && test -t 1 && echo is-a-terminal\n")
+        ws.send(b"echo $((40 + 2)); test -t 0 && test -t 1 && echo is-a-ter''minal\n")
         text = read_until(ws, r"is-a-terminal\r?\n")
         assert "42\r\n" in text
         ws.send(b"exit 7\n")
@@ -137,10 +137,10 @@ def test_terminal_runs_a_shell(server: Server, box: Sandbox) -> None:
 
 def test_terminal_size_and_resize(server: Server, box: Sandbox) -> None:
     with pty(server, box, 30, 100) as ws:
-        ws.send(b"stty size; echo done-1\n")
+        ws.send(b"stty size; echo do''ne-1\n")
         assert re.search(r"30 100\r\n", read_until(ws, r"done-1\r\n"))
         ws.send({"resize": {"rows": 41, "cols": 133}})
-        ws.send(b"stty size; echo done-2\n")
+        ws.send(b"stty size; echo do''ne-2\n")
         assert re.search(r"41 133\r\n", read_until(ws, r"done-2\r\n"))
 
 

@@ -214,7 +214,7 @@ class Kernel:
         return self.finish(answer, timeout)
 
     def interrupt(self):
-        self.process.send_signal(signal.SIGINT)
+        os.kill(self.ready["pid"], signal.SIGINT)  # not self.process: that may be a wrapper
 
     def close(self):
         self.socket.close()

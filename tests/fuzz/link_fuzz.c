@@ -1,14 +1,16 @@
 /* Fuzz target (libFuzzer): bytes of a hostile cell into the daemon's two links, guest_link and context_link.
  *
  * Build and run, from the root of the repository:
- *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c tests/fuzz/link_fuzz.c \
- *     src/cell/guest_link.c src/cell/guest_channel.c src/cell/context_link.c src/cell/seqpacket.c src/cell/text.c src/wire/frame.c \
- *     src/base/err.c src/base/buf.c src/base/id.c -luv -ljson-c -o /tmp/link_fuzz
- *   /tmp/link_fuzz -max_total_time=10 tests/fuzz/link_corpus
+ *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c
+ * tests/fuzz/link_fuzz.c \
+ *     src/cell/guest_link.c src/cell/guest_channel.c src/cell/context_link.c src/cell/seqpacket.c src/cell/text.c
+ * src/wire/frame.c \ src/base/err.c src/base/buf.c src/base/id.c -luv -ljson-c -o /tmp/link_fuzz /tmp/link_fuzz
+ * -max_total_time=10 tests/fuzz/link_corpus
  *
- * Input: one byte that chooses the link and how its owner behaves, then packets, each a little-endian u16 length and that
- * many bytes; a length of 0 is output on a pipe (context link only). What must hold: a link ends once and says nothing after
- * that; a channel ends once; no more DATA than the window is handed over without credit; JSON handed over is an object. */
+ * Input: one byte that chooses the link and how its owner behaves, then packets, each a little-endian u16 length and
+ * that many bytes; a length of 0 is output on a pipe (context link only). What must hold: a link ends once and says
+ * nothing after that; a channel ends once; no more DATA than the window is handed over without credit; JSON handed over
+ * is an object. */
 #include <fcntl.h>
 #include <json-c/json.h>
 #include <stdlib.h>
@@ -23,7 +25,15 @@
 #include "wire/guest_proto.h"
 
 #define CHANNELS 4
-enum { CONTEXT = 1, CLOSE_IN_CALLBACK = 2, TAKEN_OVER = 4, NO_CREDIT = 8, CLOSE_CHANNELS = 16, DETACH = 32, WRITE = 64 };
+enum {
+    CONTEXT = 1,
+    CLOSE_IN_CALLBACK = 2,
+    TAKEN_OVER = 4,
+    NO_CREDIT = 8,
+    CLOSE_CHANNELS = 16,
+    DETACH = 32,
+    WRITE = 64
+};
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
@@ -142,14 +152,17 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
         if (pipe2(out, O_NONBLOCK | O_CLOEXEC) < 0 || pipe2(err, O_NONBLOCK | O_CLOEXEC) < 0) abort();
         context = context_link_open(&loop, &(struct context_ends){pair[0], out[0], err[0]},
                                     &(struct context_link_events){on_output, on_frame, on_context_end, NULL});
-    } else open_guest(pair[0]);
+    } else
+        open_guest(pair[0]);
     size_t at = 1;
     while (at + 2 <= size && !closed) {
         size_t n = (size_t)data[at] | (size_t)data[at + 1] << 8;
         at += 2;
         if (n > size - at) n = size - at;
-        if (n) (void)!send(pair[1], data + at, n, MSG_NOSIGNAL);
-        else if (out[1] >= 0) (void)!write(at & 1 ? out[1] : err[1], "output", 6);
+        if (n)
+            (void)!send(pair[1], data + at, n, MSG_NOSIGNAL);
+        else if (out[1] >= 0)
+            (void)!write(at & 1 ? out[1] : err[1], "output", 6);
         at += n;
         turn();
     }

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
@@ -31,7 +33,7 @@ WARM_UP = 50
 #: The daemon's resident memory may end this much above where it was after the warm-up. Records of ended cells and
 #: executions are bounded; 4 MiB is allocator noise over thousands of rounds, and a leak of 1 KB a round in 5,000 is 5 MB.
 RSS_GROWTH_KB = 4096
-DISK_GROWTH_BYTES = 64 << 20  # database, its log, and filesystem metadata of the layers
+DISK_GROWTH_BYTES = 32 << 20  # database, its log, and metadata of the layers; a leaked layer is at least its 100 kB file
 
 CODE = "import numpy as np\nopen('out.txt', 'w').write('x' * 100_000)\nprint(np.arange({n}).sum())"
 
@@ -54,17 +56,32 @@ class Count:
         return " ".join(f"{name}={value}" for name, value in vars(self).items())
 
 
-def cgroup_count() -> int:
-    """Control groups of cells, in every hierarchy; this program is the only one that makes them meanwhile."""
-    return sum(name.startswith("sbx_") for _, names, _ in os.walk("/sys/fs/cgroup") for name in names)
+def cgroup_count(pids: List[int]) -> int:
+    """Control groups below the keeper's own ones ("cella-…", found through the processes in them), in every hierarchy."""
+    names = set()
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            continue
+        names.update(part for part in text.replace("\n", "/").split("/") if part.startswith("cella-"))
+    walk = os.walk("/sys/fs/cgroup")
+    return sum(len(below) for path, below, _ in walk if names & set(path.split("/")))
 
 
 def disk_bytes(server: Server) -> int:
-    """Blocks used below the state directory, templates apart. A loop image counts with its allocated blocks."""
-    total = 0
+    """Blocks used below the state directory, templates apart; of the layers' own filesystem what it says is in use (its
+    image grows ahead of that, and keeps what it once had)."""
+    layers = Path(f"/proc/{server.keeper.pid}/root{server.state}/layers") if server.keeper else server.state / "layers"
+    total, apart = 0, {"templates"}
+    if layers.is_dir() and os.stat(layers).st_dev != os.stat(server.state).st_dev:
+        subprocess.run(["sync", "-f", str(layers)], check=True)  # deleted layers are given back with the next commit
+        used = os.statvfs(layers)
+        total, apart = (used.f_blocks - used.f_bfree) * used.f_frsize, {"templates", "layers"}
     for directory, names, files in os.walk(server.state):
         if Path(directory) == server.state:
-            names[:] = [n for n in names if n != "templates"]
+            names[:] = [n for n in names if n not in apart]
+            files = [n for n in files if not n.startswith("layers.")]
         for name in files:
             try:
                 total += os.lstat(os.path.join(directory, name)).st_blocks * 512
@@ -76,10 +93,12 @@ def disk_bytes(server: Server) -> int:
 def count(server: Server) -> Count:
     daemon = server.daemon_pid
     keeper = server.keeper.pid if server.keeper else 0
+    pids = proc.descendants(keeper or daemon)
+    mounts = Path(f"/proc/{keeper or daemon}/mountinfo").read_text().splitlines()
     return Count(
-        processes=len(proc.descendants(keeper or daemon)),
-        mounts=len(Path(f"/proc/{keeper or daemon}/mountinfo").read_text().splitlines()),
-        cgroups=cgroup_count(),
+        processes=len(pids),
+        mounts=sum(server.state.name in line for line in mounts),
+        cgroups=cgroup_count(pids),
         daemon_fds=proc.fd_count(daemon),
         keeper_fds=proc.fd_count(keeper) if keeper else 0,
         daemon_rss_kb=proc.status_kb(daemon, "VmRSS"),
@@ -90,18 +109,17 @@ def count(server: Server) -> Count:
 
 
 def settled(server: Server) -> Count:
-    """The counts once pools are full again and idle connections are closed: the smallest of each seen while waiting."""
-    best = count(server)
-    quiet = 0
-    for _ in range(40):
+    """The counts once they stand still: pools are full again, ended cells are gone."""
+    last, quiet = count(server), 0
+    for _ in range(120):
         time.sleep(0.5)
         now = count(server)
-        smaller = {k: min(v, getattr(best, k)) for k, v in vars(now).items()}
-        quiet = quiet + 1 if smaller == vars(best) else 0
-        best = Count(**smaller)
+        still = all(getattr(now, k) == getattr(last, k) for k in ("processes", "mounts", "cgroups", "daemon_fds", "disk_bytes"))
+        quiet = quiet + 1 if still else 0
+        last = now
         if quiet >= 6:
             break
-    return best
+    return last
 
 
 def one_round(server: Server, n: int) -> None:
@@ -126,6 +144,7 @@ def rounds(server: Server, total: int, at_once: int, one: Callable[[Server, int]
     for n in range(total):
         todo.put(n)
     failures: List[str] = []
+    Sandbox.list(host=server.url)  # a connection of this program, before anything is counted
 
     def work() -> None:
         while len(failures) < 20:
@@ -136,7 +155,9 @@ def rounds(server: Server, total: int, at_once: int, one: Callable[[Server, int]
             try:
                 one(server, n)
             except Exception as e:  # noqa: BLE001 - every failure is counted and shown
-                failures.append(f"round {n}: {type(e).__name__}: {e}")
+                where = next(f.line for f in traceback.extract_tb(e.__traceback__) if f.name == one.__name__)
+                failures.append(f"round {n}: {type(e).__name__}: {e} [{where}]")
+                print("FAILED", failures[-1], flush=True)
 
     threads = [threading.Thread(target=work) for _ in range(at_once)]
     for t in threads:
@@ -184,8 +205,6 @@ def main() -> int:
         server.stop()
     for name, held, text in verdicts:
         print(f"{'ok    ' if held else 'LEAKED'} {name}: {text}")
-    for failure in failures:
-        print("FAILED", failure)
     bad = len(failures) + sum(not held for _, held, _ in verdicts)
     print("soak: ok" if not bad else f"soak: {bad} problems")
     return 1 if bad else 0

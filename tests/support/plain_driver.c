@@ -41,7 +41,7 @@ struct plain {
     struct later *laters;
     uint64_t created;
     char guest[512], contexts[512];
-    char shell[96]; /* directory with kernel.sh and cella_shell.so side by side */
+    char shell[128]; /* directory with kernel.sh and cella_shell.so side by side */
 };
 
 static struct driver_cell *survivors; /* cells of a closed driver of this process */
@@ -113,10 +113,12 @@ static int start_guest(struct driver_cell *c, int *fd, struct err *err) {
     char home[128], name[64];
     (void)snprintf(home, sizeof home, "HOME=%s", plain_workspace(c->home));
     (void)snprintf(name, sizeof name, "HOSTNAME=%.12s", c->id + 4);
-    struct plain_child ch = {
-        .argv = (const char *const[]){c->driver->guest, NULL},
-        .env = (const char *const[]){home, name, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "USER=user", NULL},
-        .home = c->home, .fds = {null, theirs}, .target = {0, GUEST_FD_STREAM, -1}};
+    struct plain_child ch = {.argv = (const char *const[]){c->driver->guest, NULL},
+                             .env = (const char *const[]){home, name, "PATH=/usr/local/bin:/usr/bin:/bin",
+                                                          "LANG=C.UTF-8", "USER=user", NULL},
+                             .home = c->home,
+                             .fds = {null, theirs},
+                             .target = {0, GUEST_FD_STREAM, -1}};
     c->guest = plain_spawn(&ch, err);
     if (c->guest < 0) {
         close(ends[0]);
@@ -127,11 +129,13 @@ static int start_guest(struct driver_cell *c, int *fd, struct err *err) {
     return 0;
 }
 
-static int start_context(struct driver_cell *c, int slot, const char *language, struct context_ends *out, struct err *err) {
+static int start_context(struct driver_cell *c, int slot, const char *language, struct context_ends *out,
+                         struct err *err) {
     int control[2], o[2], e[2];
     char program[600], home[128];
     bool shell = strcmp(language, "shell") == 0;
-    (void)snprintf(program, sizeof program, "%s%s", shell ? c->driver->shell : c->driver->contexts, shell ? "/kernel.sh" : "/python/kernel.py");
+    (void)snprintf(program, sizeof program, "%s%s", shell ? c->driver->shell : c->driver->contexts,
+                   shell ? "/kernel.sh" : "/python/kernel.py");
     if (access(program, R_OK) < 0) return err_sys(err, errno, "kernel of the language %s at %s", language, program);
     if (stream_pair(control, err) < 0) return -1;
     if (pipe2(o, O_CLOEXEC) < 0 || pipe2(e, O_CLOEXEC) < 0) return err_sys(err, errno, "pipe");
@@ -139,12 +143,15 @@ static int start_context(struct driver_cell *c, int slot, const char *language, 
     (void)fcntl(o[0], F_SETFL, O_NONBLOCK);
     (void)fcntl(e[0], F_SETFL, O_NONBLOCK);
     (void)snprintf(home, sizeof home, "HOME=%s", plain_workspace(c->home));
-    struct plain_child ch = {
-        .argv = shell ? (const char *const[]){"/bin/bash", "--noprofile", "--norc", program, NULL}
-                      : (const char *const[]){"/usr/bin/python3", "-X", "utf8", program, NULL},
-        .env = (const char *const[]){home, "CELLA_KERNEL_DIRECT=1", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8",
-                                     "USER=user", "PYTHONDONTWRITEBYTECODE=1", NULL},
-        .home = c->home, .fds = {null, o1, e1, c1}, .target = {0, 1, 2, CONTEXT_FD}, .join = c->guest};
+    struct plain_child ch = {.argv = shell ? (const char *const[]){"/bin/bash", "--noprofile", "--norc", program, NULL}
+                                           : (const char *const[]){"/usr/bin/python3", "-X", "utf8", program, NULL},
+                             .env = (const char *const[]){home, "CELLA_KERNEL_DIRECT=1",
+                                                          "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8",
+                                                          "USER=user", "PYTHONDONTWRITEBYTECODE=1", NULL},
+                             .home = c->home,
+                             .fds = {null, o1, e1, c1},
+                             .target = {0, 1, 2, CONTEXT_FD},
+                             .join = c->guest};
     pid_t pid = plain_spawn(&ch, err);
     *out = (struct context_ends){control[0], o[0], e[0]};
     if (pid < 0) {
@@ -175,7 +182,8 @@ static void cell_free(struct driver_cell *c) {
 /* SIGKILL to everything the cell runs, and wait for it: short, the processes are ours. */
 static void cell_kill(struct driver_cell *c) {
     for (int i = 0; i < DRIVER_SLOTS; i++)
-        if (c->slots[i].pid) kill(-c->slots[i].pid, SIGKILL), kill(c->slots[i].pid, SIGKILL), waitpid(c->slots[i].pid, NULL, 0);
+        if (c->slots[i].pid)
+            kill(-c->slots[i].pid, SIGKILL), kill(c->slots[i].pid, SIGKILL), waitpid(c->slots[i].pid, NULL, 0);
     if (c->guest > 0) kill(-c->guest, SIGKILL), kill(c->guest, SIGKILL), waitpid(c->guest, NULL, 0);
     c->guest = 0;
     for (int i = 0; i < DRIVER_SLOTS; i++) slot_clear(&c->slots[i]);
@@ -219,7 +227,8 @@ static void run_adopt(struct later *l) {
         struct context_ends ends[DRIVER_SLOTS];
         for (int i = 0; i < DRIVER_SLOTS; i++) {
             struct slot *s = &c->slots[i];
-            ends[i] = s->pid ? (struct context_ends){keep(s->kept.control_fd), keep(s->kept.stdout_fd), keep(s->kept.stderr_fd)}
+            ends[i] = s->pid ? (struct context_ends){keep(s->kept.control_fd), keep(s->kept.stdout_fd),
+                                                     keep(s->kept.stderr_fd)}
                              : (struct context_ends){-1, -1, -1};
         }
         l->p->listener.on_adopt(l->p->listener.arg, c, c->template_id, keep(c->guest_kept), ends);
@@ -255,7 +264,8 @@ static int make_cell(struct driver_cell *c, struct driver_created *out, struct e
     close(out->guest_fd);
     return -1;
 }
-static void op_create(struct driver *d, const char *template_id, const struct cell_limits *limits, driver_create_done done, void *arg) {
+static void op_create(struct driver *d, const char *template_id, const struct cell_limits *limits,
+                      driver_create_done done, void *arg) {
     (void)limits;
     struct plain *p = (struct plain *)d;
     void *cb;
@@ -273,7 +283,8 @@ static void op_create(struct driver *d, const char *template_id, const struct ce
         l->failed = true;
         cell_kill(c);
         cell_free(c);
-    } else p->created++;
+    } else
+        p->created++;
 }
 
 static void run_context(struct later *l) {
@@ -281,13 +292,16 @@ static void run_context(struct later *l) {
     memcpy(&done, &l->cb, sizeof done);
     done(l->arg, l->failed ? &l->err : NULL, l->failed ? NULL : &l->ends);
 }
-static void op_context_make(struct driver_cell *c, int slot, const char *language, driver_context_done done, void *arg) {
+static void op_context_make(struct driver_cell *c, int slot, const char *language, driver_context_done done,
+                            void *arg) {
     void *cb;
     memcpy(&cb, &done, sizeof cb);
     struct later *l = later(c->driver, run_context, cb, arg);
     l->failed = true;
-    if (slot < 0 || slot >= DRIVER_SLOTS || c->slots[slot].pid) err_set(&l->err, ERR_CONFLICT, "slot %d is taken", slot);
-    else l->failed = start_context(c, slot, language, &l->ends, &l->err) < 0;
+    if (slot < 0 || slot >= DRIVER_SLOTS || c->slots[slot].pid)
+        err_set(&l->err, ERR_CONFLICT, "slot %d is taken", slot);
+    else
+        l->failed = start_context(c, slot, language, &l->ends, &l->err) < 0;
 }
 static void op_context_signal(struct driver_cell *c, int slot, int signo) {
     if (slot >= 0 && slot < DRIVER_SLOTS && c->slots[slot].pid) kill(c->slots[slot].pid, signo);
@@ -365,31 +379,50 @@ static void op_close(struct driver *d) {
         c->next = survivors;
         survivors = c;
     }
-    plain_remove_tree(p->shell);
+    if (strncmp(p->shell, "/tmp/cella-plain-shell-", 23) == 0) plain_remove_tree(p->shell);
     uv_signal_stop(&p->sigchld);
     uv_close((uv_handle_t *)&p->sigchld, freed);
 }
 
 static const struct driver_ops plain_ops = {
-    .name = "plain", .isolation = "none: development and tests only",
-    .set_listener = op_set_listener, .adopt = op_adopt, .warm = op_warm, .create = op_create,
-    .context_make = op_context_make, .context_signal = op_context_signal, .set_limits = op_set_limits,
-    .pause = op_pause, .resume = op_resume, .stats = op_stats, .destroy = op_destroy, .id = op_id,
-    .report = op_report, .close = op_close,
+    .name = "plain",
+    .isolation = "none: development and tests only",
+    .set_listener = op_set_listener,
+    .adopt = op_adopt,
+    .warm = op_warm,
+    .create = op_create,
+    .context_make = op_context_make,
+    .context_signal = op_context_signal,
+    .set_limits = op_set_limits,
+    .pause = op_pause,
+    .resume = op_resume,
+    .stats = op_stats,
+    .destroy = op_destroy,
+    .id = op_id,
+    .report = op_report,
+    .close = op_close,
 };
 
 /* The shell kernel looks for its module beside its script; in a build tree they lie apart. */
 static int shell_directory(struct plain *p, struct err *err) {
     const char *module = getenv("CELLA_SHELL_SO");
-    char script[600], path[128];
+    char script[600], path[192];
+    (void)snprintf(path, sizeof path, "%.100s/shell", p->contexts);
+    (void)snprintf(script, sizeof script, "%s/cella_shell.so", path);
+    if (!module && access(script, R_OK) == 0) { /* an installed tree has both */
+        (void)snprintf(p->shell, sizeof p->shell, "%.120s", path);
+        return 0;
+    }
     (void)snprintf(p->shell, sizeof p->shell, "/tmp/cella-plain-shell-%d", (int)getpid());
     (void)snprintf(script, sizeof script, "%s/shell/kernel.sh", p->contexts);
     if (!module) module = "/nonexistent"; /* a shell context then says that it cannot start */
     if (mkdir(p->shell, 0755) < 0 && errno != EEXIST) return err_sys(err, errno, "mkdir %s", p->shell);
     (void)snprintf(path, sizeof path, "%s/kernel.sh", p->shell);
-    if (symlink(script, path) < 0 && errno != EEXIST) return err_sys(err, errno, "symlink %s", path);
+    (void)unlink(path);
+    if (symlink(script, path) < 0) return err_sys(err, errno, "symlink %s", path);
     (void)snprintf(path, sizeof path, "%s/cella_shell.so", p->shell);
-    return symlink(module, path) < 0 && errno != EEXIST ? err_sys(err, errno, "symlink %s", path) : 0;
+    (void)unlink(path);
+    return symlink(module, path) < 0 ? err_sys(err, errno, "symlink %s", path) : 0;
 }
 
 struct driver *plain_driver_open(uv_loop_t *loop, struct err *err) {

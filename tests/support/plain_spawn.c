@@ -7,8 +7,8 @@
 #include <grp.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -23,7 +23,10 @@
 #define ENTRIES 64
 
 /* Entries of the host's root, read in the parent: the child of a threaded process must not allocate. */
-static struct { char name[64], link[256]; bool is_link; } entries[ENTRIES];
+static struct {
+    char name[64], link[256];
+    bool is_link;
+} entries[ENTRIES];
 static int entry_count;
 
 static void read_root(void) {
@@ -32,8 +35,8 @@ static void read_root(void) {
         char path[300];
         struct stat st;
         (void)snprintf(path, sizeof path, "/%s", e->d_name);
-        if (e->d_name[0] == '.' || strcmp(e->d_name, "workspace") == 0 || strcmp(e->d_name, "proc") == 0 || lstat(path, &st) < 0 ||
-            strlen(e->d_name) > 60 || !(S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode)))
+        if (e->d_name[0] == '.' || strcmp(e->d_name, "workspace") == 0 || strcmp(e->d_name, "proc") == 0 ||
+            lstat(path, &st) < 0 || strlen(e->d_name) > 60 || !(S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode)))
             continue;
         (void)snprintf(entries[entry_count].name, sizeof entries->name, "%s", path);
         entries[entry_count].is_link = S_ISLNK(st.st_mode);
@@ -46,15 +49,18 @@ static void read_root(void) {
 /* A root of its own: the host's directories, a /proc of the new pid namespace, and /workspace. */
 static void make_root(const char *home) {
     char at[512];
-    if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("tmpfs", "/mnt", "tmpfs", 0, "mode=755") < 0) _exit(125);
+    if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("tmpfs", "/mnt", "tmpfs", 0, "mode=755") < 0)
+        _exit(125);
     for (int i = 0; i < entry_count; i++) {
         (void)snprintf(at, sizeof at, "/mnt%s", entries[i].name);
-        if (entries[i].is_link) (void)symlink(entries[i].link, at);
-        else if (mkdir(at, 0755) == 0 && strcmp(entries[i].name, "/mnt") != 0) (void)mount(entries[i].name, at, NULL, MS_BIND | MS_REC, NULL);
+        if (entries[i].is_link)
+            (void)symlink(entries[i].link, at);
+        else if (mkdir(at, 0755) == 0 && strcmp(entries[i].name, "/mnt") != 0)
+            (void)mount(entries[i].name, at, NULL, MS_BIND | MS_REC, NULL);
     }
-    if (mkdir("/mnt/workspace", 0755) < 0 || mount(home, "/mnt/workspace", NULL, MS_BIND, NULL) < 0 || mkdir("/mnt/proc", 0755) < 0 ||
-        mount("proc", "/mnt/proc", "proc", 0, NULL) < 0 || chdir("/mnt") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
-        umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+    if (mkdir("/mnt/workspace", 0755) < 0 || mount(home, "/mnt/workspace", NULL, MS_BIND, NULL) < 0 ||
+        mkdir("/mnt/proc", 0755) < 0 || mount("proc", "/mnt/proc", "proc", 0, NULL) < 0 || chdir("/mnt") < 0 ||
+        syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
         _exit(125);
 }
 
@@ -79,7 +85,9 @@ static _Noreturn void child(const struct plain_child *c, int tell) {
     if (root && !c->join) make_root(c->home);
     setsid();
     if (chdir(plain_workspace(c->home)) < 0) _exit(126);
-    if (c->join && root && (setgroups(0, NULL) < 0 || setresgid(1000, 1000, 1000) < 0 || setresuid(1000, 1000, 1000) < 0)) _exit(126);
+    if (c->join && root &&
+        (setgroups(0, NULL) < 0 || setresgid(1000, 1000, 1000) < 0 || setresuid(1000, 1000, 1000) < 0))
+        _exit(126);
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the change of ids, which clears it */
     execve(c->argv[0], (char *const *)(uintptr_t)c->argv, (char *const *)(uintptr_t)c->env);
     static const char text[] = "plain driver: cannot execute the program of a cell\n";
@@ -87,10 +95,15 @@ static _Noreturn void child(const struct plain_child *c, int tell) {
     _exit(127);
 }
 
-static pid_t clone_plain(unsigned long flags) { return (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL); }
+static pid_t clone_plain(unsigned long flags) {
+    return (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
+}
 
 static void enter(pid_t pid) {
-    static const struct { const char *name; int type; } spaces[] = {{"pid", CLONE_NEWPID}, {"mnt", CLONE_NEWNS}};
+    static const struct {
+        const char *name;
+        int type;
+    } spaces[] = {{"pid", CLONE_NEWPID}, {"mnt", CLONE_NEWNS}};
     int fds[2];
     for (int i = 0; i < 2; i++) {
         char path[64];
@@ -132,8 +145,10 @@ pid_t plain_spawn(const struct plain_child *c, struct err *err) {
         if (through_ferry) {
             waitpid(pid, NULL, 0);
             pid = n == sizeof said ? said : -1;
-            if (pid > 0) (void)!read(tell[0], &said, sizeof said);
-            else why = EPERM;
+            if (pid > 0)
+                (void)!read(tell[0], &said, sizeof said);
+            else
+                why = EPERM;
         }
     }
     close(tell[0]);

@@ -10,7 +10,11 @@
 #define PLAIN_TEMPLATE "00000000000000000000000000000000000000000000000000000000000c0de1"
 
 int plain_state_make(const char *state_dir, struct err *err) {
-    static const char *const dirs[] = {"", "/db", "/templates", "/templates/names", "/templates/" PLAIN_TEMPLATE,
+    static const char *const dirs[] = {"",
+                                       "/db",
+                                       "/templates",
+                                       "/templates/names",
+                                       "/templates/" PLAIN_TEMPLATE,
                                        "/templates/" PLAIN_TEMPLATE "/root"};
     static const char *const names[] = {"python", "default", "base"};
     char path[1024];
@@ -27,6 +31,7 @@ int plain_state_make(const char *state_dir, struct err *err) {
     if (!f) return err_sys(err, errno, "write %s", path);
     fputs("{\"id\":\"" PLAIN_TEMPLATE "\",\"name\":\"python\",\"aliases\":[\"default\",\"base\"],"
           "\"created_at\":\"2026-01-01T00:00:00Z\",\"packages\":[\"python3\"],\"size_bytes\":0,\"limits\":{},"
-          "\"languages\":[\"python\",\"shell\"]}\n", f);
+          "\"languages\":[\"python\",\"shell\"]}\n",
+          f);
     return 0;
 }

@@ -8,7 +8,7 @@ from typing import Iterator, Mapping, Optional
 from . import _calls
 from ._running import OnInput, OnResult, OnText, Runner
 from ._transport import Transport
-from .errors import NotFoundError
+from .errors import ConflictError, NotFoundError
 from .events import Event
 from .models import CommandResult, ContextInfo, Execution
 
@@ -100,14 +100,14 @@ class Process:
         return CommandResult.from_json(dict(value, exit=value.get("exit") or "running"))
 
     def signal(self, number: int) -> None:
-        """Send a signal to its process group. NotFoundError when it has ended."""
+        """Send a signal to its process group. ConflictError when it has ended."""
         self._transport.json(_calls.process_signal(self._sandbox_id, self.id, int(number)))
 
     def kill(self) -> None:
         """SIGKILL; nothing happens when it has ended already."""
         try:
             self.signal(signals.SIGKILL)
-        except NotFoundError:
+        except (ConflictError, NotFoundError):
             pass
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -24,7 +25,7 @@
 #define USER 0x8000
 #define STACK 0x9ff0
 #define TSS 0xa000
-#define USER_STACK 0xb000 /* these four stand in the program below as numbers too */
+/* 0xb000: the user's stack; it, USER and PORT stand in the program below as numbers too */
 
 struct machine {
     int kvm, vm, cpu;
@@ -154,12 +155,17 @@ static int long_mode(struct machine *m, char *why, size_t room) {
 
 /* CPUID as the host offers it: without it a guest has no long mode. */
 static int give_cpuid(struct machine *m, char *why, size_t room) {
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entries[256];
-    } cpuid = {.head.nent = 256};
-    if (ioctl(m->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) < 0) return failed(why, room, "KVM_GET_SUPPORTED_CPUID");
-    return ioctl(m->cpu, KVM_SET_CPUID2, &cpuid) < 0 ? failed(why, room, "KVM_SET_CPUID2") : 0;
+    const uint32_t most = 256; /* entries; a host has about 60 */
+    struct kvm_cpuid2 *cpuid = calloc(1, sizeof *cpuid + most * sizeof cpuid->entries[0]);
+    if (!cpuid) return failed(why, room, "memory");
+    cpuid->nent = most;
+    int result = 0;
+    if (ioctl(m->kvm, KVM_GET_SUPPORTED_CPUID, cpuid) < 0)
+        result = failed(why, room, "KVM_GET_SUPPORTED_CPUID");
+    else if (ioctl(m->cpu, KVM_SET_CPUID2, cpuid) < 0)
+        result = failed(why, room, "KVM_SET_CPUID2");
+    free(cpuid);
+    return result;
 }
 
 int kvm_trial(void *unused, char *why, size_t room) {

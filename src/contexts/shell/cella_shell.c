@@ -95,7 +95,7 @@ static void execute(uint32_t number, const uint8_t *code, size_t n) {
     uint8_t out[1024];
     size_t len = 0;
     answer_put(out, &len, 0);
-    interrupts_idle(); /* before DONE: what comes later is not meant for this one */
+    interrupts_idle(); /* the code may have changed SIGINT's handler */
     packet_send(out, len);
 }
 
@@ -197,6 +197,7 @@ static int cella_serve_builtin(WORD_LIST *arguments) {
     else
         fcntl(CONTEXT_FD, F_SETFD, FD_CLOEXEC);
     wake_up();
+    interrupts_start();
     interrupts_idle(); /* first of all: the copy has a process id of its own */
     if (copied) change_directory((const uint8_t *)"/workspace", sizeof "/workspace");
     send_ready();

@@ -1,7 +1,7 @@
 /* cella_shell.h: the shell context. bash itself runs the code; this module, loaded with `enable -f`, is the loop
  * around it: fork point, context stream (wire/context_proto.h), interrupts, outcome.
  *
- * Everything runs in bash's one thread. bash leaves running code by a longjmp to `top_level` (exit, set -e, an unbound
+ * Everything runs in bash's own thread; a second one only exists for signals (run.c). bash leaves running code by a longjmp to `top_level` (exit, set -e, an unbound
  * variable under set -u, an interrupt); run_code() is where all of these land, so the shell and its state go on.
  *
  *   exit N           ends the execution with status "exit"; an EXIT trap runs, once; cwd, variables, functions stay
@@ -25,6 +25,8 @@ enum outcome { OUTCOME_OK, OUTCOME_ERROR, OUTCOME_INTERRUPTED, OUTCOME_EXIT };
  * back from the code: that ends there. */
 enum outcome run_code(const char *code, size_t n, int *exit_code);
 
+/* Once, in the process that will serve: start the thread that SIGINT reaches when bash has it blocked. */
+void interrupts_start(void);
 /* Install the SIGINT handler of an idle context; again after every execution. */
 void interrupts_idle(void);
 /* A packet arrived that may hold an execution: from now on an interrupt counts for it. */

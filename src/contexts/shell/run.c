@@ -13,6 +13,8 @@
 #include <jobs.h>
 #include <quit.h>
 #include <sig.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,15 +27,19 @@ extern int signal_is_trapped(int);
 extern void restore_default_signal(int);
 extern SigHandler *trap_to_sighandler(int);
 extern void top_level_cleanup(void);
+extern int already_making_children;
 extern int read_but_dont_execute, variable_context, executing_builtin, evalnest, sourcenest, funcnest;
 extern int no_exit_on_failed_exec, last_command_exit_value;
 #define EXIT_TRAP 0
 
 enum { IDLE, ARMED, RUNNING };
 
-static volatile sig_atomic_t mode = IDLE;
-static volatile sig_atomic_t interrupted; /* a SIGINT counts for the execution that runs or is about to run */
+/* Both threads' handlers use these. */
+static _Atomic int mode = IDLE;
+static _Atomic int interrupted; /* a SIGINT counts for the execution that runs or is about to run */
+static _Atomic int handling;    /* handlers that run now in the other thread */
 static pid_t self;
+static pthread_t shell_thread;
 
 static bool packet_waits(void) {
     struct pollfd p = {.fd = CONTEXT_FD, .events = POLLIN};
@@ -52,6 +58,19 @@ static void signal_children(void) {
     if (getpgrp() == self) kill(0, SIGINT);
 }
 
+static void take_interrupt(int number, bool in_shell_thread) {
+    if (mode == RUNNING) {
+        interrupted = 1;
+        signal_children();
+        if (in_shell_thread)
+            sigint_sighandler(number);
+        else
+            interrupt_state = 1; /* what that handler does, and no more: this is not bash's thread */
+    } else if (mode == ARMED || packet_waits()) {
+        interrupted = 1;
+    }
+}
+
 static void on_sigint(int number, siginfo_t *info, void *context) {
     (void)context;
     int saved = errno;
@@ -59,15 +78,35 @@ static void on_sigint(int number, siginfo_t *info, void *context) {
         signal(number, SIG_DFL);
         raise(number);
     } else if (info->si_pid != self) { /* not our own kill(0) */
-        if (mode == RUNNING) {
-            interrupted = 1;
-            signal_children();
-            sigint_sighandler(number);
-        } else if (mode == ARMED || packet_waits()) {
-            interrupted = 1;
-        }
+        bool in_shell_thread = pthread_equal(pthread_self(), shell_thread);
+        if (!in_shell_thread) handling++;
+        take_interrupt(number, in_shell_thread);
+        if (!in_shell_thread) handling--;
     }
     errno = saved;
+}
+
+/* While bash reads a command substitution it blocks SIGINT and trusts the terminal to have told the child. This thread
+ * does nothing but have SIGINT unblocked, so that on_sigint() runs at all times. */
+static void *stand_by(void *unused) {
+    sigset_t all;
+    sigfillset(&all);
+    sigdelset(&all, SIGINT);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    for (;;) pause();
+    return unused;
+}
+
+void interrupts_start(void) {
+    shell_thread = pthread_self();
+    pthread_t thread;
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, 64 << 10);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    int failed = pthread_create(&thread, &attr, stand_by, NULL);
+    if (failed) fprintf(stderr, "bash: command substitutions cannot be interrupted: %s\n", strerror(failed));
+    pthread_attr_destroy(&attr);
 }
 
 static void install(void) {
@@ -108,6 +147,9 @@ static int run_to_end(const char *code, size_t n, int *result) {
 /* Leave nothing of a jump behind: function contexts, loops, half a parse. */
 static void tidy(int jump) {
     if (jump) {
+        cleanup_the_pipeline(); /* interrupted while it was being made: the next command would be taken for its end */
+        already_making_children = 0;
+        pipeline_pgrp = 0;
         top_level_cleanup();
         if (variable_context) reset_local_contexts();
         variable_context = 0;
@@ -115,7 +157,6 @@ static void tidy(int jump) {
     reset_parser(); /* a syntax error leaves the parser's stack of quotes one too short: the next parse would corrupt memory */
     executing_builtin = evalnest = sourcenest = funcnest = 0;
     read_but_dont_execute = 0; /* set -n could never be undone */
-    interrupt_state = 0;
 }
 
 static int run_exit_trap_once(int exit_code) {
@@ -131,6 +172,16 @@ static int run_exit_trap_once(int exit_code) {
     return jump == EXITBLTIN || jump == EXITPROG ? result : exit_code;
 }
 
+/* Nothing that comes from here on is meant for the execution that just ended; true when something came before. */
+static bool close_gate(void) {
+    mode = IDLE;
+    while (handling) sched_yield();
+    bool came = interrupted || interrupt_state;
+    interrupted = 0;
+    interrupt_state = 0;
+    return came;
+}
+
 enum outcome run_code(const char *code, size_t n, int *exit_code) {
     int jump = 0, result = 2;
     no_exit_on_failed_exec = 1; /* `exec nosuch` fails like any command */
@@ -144,13 +195,11 @@ enum outcome run_code(const char *code, size_t n, int *exit_code) {
     else
         jump = run_to_end(code, n, &result);
     if (getpid() != self) _exit(last_command_exit_value & 0xFF); /* a child that jumped out of its own error */
-    bool stopped = interrupted || interrupt_state;
-    mode = ARMED;
     tidy(jump);
-    result &= 0xFF;
-    if (jump == EXITBLTIN) result = run_exit_trap_once(result) & 0xFF;
+    if (jump == EXITBLTIN && !interrupted) result = run_exit_trap_once(result & 0xFF);
     if (getpid() != self) _exit(last_command_exit_value & 0xFF);
-    interrupted = 0;
+    bool stopped = close_gate();
+    result &= 0xFF;
     *exit_code = last_command_exit_value = stopped && result == 0 ? 128 + SIGINT : result;
     if (stopped) return OUTCOME_INTERRUPTED;
     if (jump == EXITBLTIN) return OUTCOME_EXIT;

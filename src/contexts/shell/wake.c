@@ -14,7 +14,7 @@
 extern pid_t dollar_dollar_pid;
 extern time_t shell_start_time;
 extern char *current_host_name;
-extern int expand_aliases, executing_builtin;
+extern int expand_aliases, executing_builtin, indirection_level;
 extern int change_flag(int, int);
 extern void seedrand(void);
 extern void seedrand32(void);
@@ -81,4 +81,5 @@ void wake_up(void) {
     /* The builtin never returns to the script that called it: forget what it would clean up there. */
     clear_unwind_protect_list(0);
     executing_builtin = 0;
+    indirection_level = 0; /* one + per level in the output of set -x */
 }

@@ -102,15 +102,20 @@ class Server:
         source = Path(os.environ.get("CELLA_TEMPLATES", "/var/lib/cella/templates"))
         if not source.is_dir():
             raise RuntimeError(f"no templates in {source}: build one first (cella template build) or set CELLA_TEMPLATES")
+        if subprocess.run(["id", "-u", USER], capture_output=True).returncode:
+            subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", USER], check=True)
+        account = pwd.getpwnam(USER)
+        for name, owner in (("db", account.pw_uid), ("run", 0), ("templates", 0)):
+            (self.state / name).mkdir(mode=0o755)
+            os.chown(self.state / name, owner, -1)
         templates = self.state / "templates"
-        templates.mkdir()
         subprocess.run(["mount", "--bind", str(source), str(templates)], check=True)
 
     # ---- the keeper ----
 
     @property
     def keeper_socket(self) -> Path:
-        return self.state / "keeper.sock"
+        return self.state / "run" / "keeper.sock"
 
     def start_keeper(self) -> None:
         if self.driver != "process":
@@ -120,6 +125,7 @@ class Server:
             str(bin_dir / "cella-keeper"), "--state", str(self.state), "--socket", str(self.keeper_socket),
             "--user", USER, "--contexts", str(contexts()), "--guest", str(bin_dir / "cella-guest"),
         ]  # fmt: skip
+        self.keeper_socket.unlink(missing_ok=True)
         self.keeper = self._spawn("keeper", command)
         until(lambda: self.keeper_socket.exists() or self._died(self.keeper), "the keeper's socket")
         self._raise_if_dead(self.keeper, "keeper")
@@ -138,15 +144,13 @@ class Server:
         bin_dir = programs()
         if self.driver == "plain":
             return [str(bin_dir / "cellad-plain"), "--state", str(self.state), "--listen", self.listen, *self.arguments]
-        account = pwd.getpwnam(USER)
-        as_user = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--no-new-privs"]
-        return as_user + [
+        return [
             str(bin_dir / "cellad"), "--state", str(self.state), "--listen", self.listen,
             "--keeper", str(self.keeper_socket), *self.arguments,
         ]  # fmt: skip
 
     def start_daemon(self) -> None:
-        self.daemon = self._spawn("daemon", self.daemon_command())
+        self.daemon = self._spawn("daemon", self.daemon_command(), USER if self.driver == "process" else None)
         until(lambda: self.healthy() or self._died(self.daemon), "the daemon's /healthz", READY_SECONDS)
         self._raise_if_dead(self.daemon, "daemon")
 
@@ -191,15 +195,27 @@ class Server:
 
     # ---- inside ----
 
-    def _spawn(self, name: str, command: List[str]) -> "subprocess.Popen[bytes]":
+    def _spawn(self, name: str, command: List[str], user: Optional[str] = None) -> "subprocess.Popen[bytes]":
         log = self._logs.setdefault(name, self.state.parent / f"{self.state.name}.{name}.log")
         key, _, value = self.marker.partition("=")
         environment = dict(os.environ, **{key: value})
         if self.driver == "plain":
             environment.update(CELLA_GUEST=str(programs() / "cella-guest"), CELLA_CONTEXTS=str(contexts()))
             environment["CELLA_SHELL_SO"] = str(contexts() / "shell" / "cella_shell.so")
-        with open(log, "ab") as out:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd="/")
+        identity: Dict[str, object] = {}
+        if user:
+            account = pwd.getpwnam(user)
+            identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        # Through a descriptor: the build tree may lie where that user cannot look.
+        program = os.open(command[0], os.O_PATH)
+        try:
+            with open(log, "ab") as out:
+                return subprocess.Popen(
+                    command, executable=f"/proc/self/fd/{program}", pass_fds=[program], stdin=subprocess.DEVNULL,
+                    stdout=out, stderr=out, env=environment, cwd="/", **identity,  # type: ignore[call-overload]
+                )  # fmt: skip
+        finally:
+            os.close(program)
 
     @staticmethod
     def _died(process: "Optional[subprocess.Popen[bytes]]") -> bool:

@@ -103,7 +103,9 @@ static void drop_cell(struct driver_cell *c) {
 }
 
 /* ---- operations ---- */
-static void op_set_listener(struct driver *d, const struct driver_listener *l) { ((struct fake_driver *)d)->listener = *l; }
+static void op_set_listener(struct driver *d, const struct driver_listener *l) {
+    ((struct fake_driver *)d)->listener = *l;
+}
 
 static void run_adopt(struct task *t) {
     struct fake *f = t->cell->fake;
@@ -114,7 +116,8 @@ static void run_adopt(struct task *t) {
         if (!c->alive) continue;
         for (int i = 0; i < DRIVER_SLOTS; i++) {
             struct fake_slot *s = &c->slots[i];
-            ends[i] = s->alive ? (struct context_ends){keep(s->kept.control_fd), keep(s->kept.stdout_fd), keep(s->kept.stderr_fd)}
+            ends[i] = s->alive ? (struct context_ends){keep(s->kept.control_fd), keep(s->kept.stdout_fd),
+                                                       keep(s->kept.stderr_fd)}
                                : (struct context_ends){-1, -1, -1};
         }
         d->listener.on_adopt(d->listener.arg, c, c->template_id, keep(c->guest_kept), ends);
@@ -137,7 +140,8 @@ static void run_create(struct task *t) {
     if (t->failed) err_set(&err, ERR_UNAVAILABLE, "no template is ready");
     t->create_done(t->arg, t->failed ? &err : NULL, t->failed ? NULL : &t->created);
 }
-static void op_create(struct driver *d, const char *template_id, const struct cell_limits *l, driver_create_done done, void *arg) {
+static void op_create(struct driver *d, const char *template_id, const struct cell_limits *l, driver_create_done done,
+                      void *arg) {
     (void)l;
     struct fake *f = ((struct fake_driver *)d)->fake;
     struct task *t = task(f, run_create, arg);
@@ -160,7 +164,8 @@ static void run_context(struct task *t) {
     if (t->failed) err_set(&err, ERR_UNAVAILABLE, "the template's image is gone");
     t->context_done(t->arg, t->failed ? &err : NULL, t->failed ? NULL : &t->ends);
 }
-static void op_context_make(struct driver_cell *c, int slot, const char *language, driver_context_done done, void *arg) {
+static void op_context_make(struct driver_cell *c, int slot, const char *language, driver_context_done done,
+                            void *arg) {
     (void)language;
     struct task *t = task(c->fake, run_context, arg);
     t->context_done = done;
@@ -222,9 +227,22 @@ static void op_close(struct driver *d) {
     free(x);
 }
 static const struct driver_ops ops = {
-    .name = "fake", .isolation = "none", .set_listener = op_set_listener, .adopt = op_adopt, .warm = op_warm, .create = op_create,
-    .context_make = op_context_make, .context_signal = op_context_signal, .set_limits = op_set_limits, .pause = op_pause,
-    .resume = op_resume, .stats = op_stats, .destroy = op_destroy, .id = op_id, .report = op_report, .close = op_close,
+    .name = "fake",
+    .isolation = "none",
+    .set_listener = op_set_listener,
+    .adopt = op_adopt,
+    .warm = op_warm,
+    .create = op_create,
+    .context_make = op_context_make,
+    .context_signal = op_context_signal,
+    .set_limits = op_set_limits,
+    .pause = op_pause,
+    .resume = op_resume,
+    .stats = op_stats,
+    .destroy = op_destroy,
+    .id = op_id,
+    .report = op_report,
+    .close = op_close,
 };
 
 /* ---- the world ---- */
@@ -363,7 +381,8 @@ bool peer_silent(struct fake *f, int fd) {
 void print_to(int fd, const char *text) { assert_int_equal(write(fd, text, strlen(text)), strlen(text)); }
 
 /* ---- executions ---- */
-void heard_event(void *arg, struct execution *x, enum execution_event e, struct json_object *json, const void *bytes, size_t n) {
+void heard_event(void *arg, struct execution *x, enum execution_event e, struct json_object *json, const void *bytes,
+                 size_t n) {
     static const char letters[] = "SoeDREI.";
     struct heard *h = arg;
     size_t at = strlen(h->order);

@@ -1,5 +1,5 @@
-/* fake.h: a world whose cells are scripted by the test: the driver hands out socket pairs and pipes whose other ends the
- * test plays. Nothing here starts a process. */
+/* fake.h: a world whose cells are scripted by the test: the driver hands out socket pairs and pipes whose other ends
+ * the test plays. Nothing here starts a process. */
 #pragma once
 #include <json-c/json.h>
 #include <stdbool.h>
@@ -56,13 +56,13 @@ void fake_start(struct fake *);
 void fake_restart(struct fake *);
 void fake_close(struct fake *);
 /* Let the loop run until the condition holds; fails the test after five seconds. */
-#define run_until(f, condition) \
-    do { \
-        int turns_ = 0; \
-        while (!(condition)) { \
-            fake_turn(f); \
-            if (++turns_ > 5000) fail_msg("never happened: %s", #condition); \
-        } \
+#define run_until(f, condition)                                                                                        \
+    do {                                                                                                               \
+        int turns_ = 0;                                                                                                \
+        while (!(condition)) {                                                                                         \
+            fake_turn(f);                                                                                              \
+            if (++turns_ > 5000) fail_msg("never happened: %s", #condition);                                           \
+        }                                                                                                              \
     } while (0)
 void fake_turn(struct fake *); /* one turn of at most a millisecond */
 void fake_turns(struct fake *, int n);

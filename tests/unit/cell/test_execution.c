@@ -64,7 +64,8 @@ static void result_comes_back(void **state) {
     print_to(x->dc->slots[0].out, "printed\n");
     print_to(x->dc->slots[0].err, "warned\n");
     peer_frame(x->dc->slots[0].control, CONTEXT_DISPLAY, 0, n, "{\"data\":{\"image/png\":\"UE5H\"},\"metadata\":{}}");
-    peer_frame(x->dc->slots[0].control, CONTEXT_RESULT, 0, n, "{\"data\":{\"text/plain\":\"2\",\"text/html\":\"<b>2</b>\"},\"metadata\":{}}");
+    peer_frame(x->dc->slots[0].control, CONTEXT_RESULT, 0, n,
+               "{\"data\":{\"text/plain\":\"2\",\"text/html\":\"<b>2</b>\"},\"metadata\":{}}");
     peer_done(x->dc, 0, n, "ok");
     run_until(x->f, x->h.end);
     assert_string_equal(x->h.order, "SoeDR.");
@@ -100,12 +101,14 @@ static void invalid_bytes_become_replacement_characters(void **state) {
     FIXTURE;
     fake_execute(x->c, BODY("p"), true, &x->h, NULL);
     uint32_t n = peer_executes(x->f, x->dc, 0, "p");
-    print_to(x->dc->slots[0].out, "a\xff" "b\xe2\x82");
+    print_to(x->dc->slots[0].out, "a\xff"
+                                  "b\xe2\x82");
     fake_turns(x->f, 3); /* the character is cut by two reads */
     print_to(x->dc->slots[0].out, "\xac\xc3");
     peer_done(x->dc, 0, n, "ok");
     run_until(x->f, x->h.end);
-    assert_string_equal(end_text(&x->h, "stdout"), "a\xef\xbf\xbd" "b\xe2\x82\xac\xef\xbf\xbd");
+    assert_string_equal(end_text(&x->h, "stdout"), "a\xef\xbf\xbd"
+                                                   "b\xe2\x82\xac\xef\xbf\xbd");
 }
 
 static void output_over_the_limit_is_counted(void **state) {
@@ -116,12 +119,14 @@ static void output_over_the_limit_is_counted(void **state) {
     fake_turns(x->f, 3);
     print_to(x->dc->slots[0].out, "more");
     print_to(x->dc->slots[0].err, "123456789\xc3\xa9"); /* here it is the middle of one: 9 fit */
+    fake_turns(x->f, 3);
+    print_to(x->dc->slots[0].err, "z"); /* would fit, but behind a hole that nobody sees */
     peer_done(x->dc, 0, n, "ok");
     run_until(x->f, x->h.end);
     assert_string_equal(end_text(&x->h, "stdout"), "12345678\xc3\xa9");
     assert_string_equal(end_text(&x->h, "stderr"), "123456789");
     assert_int_equal(json_object_get_int(field(x->h.end, "/truncated/stdout/dropped_bytes")), 8);
-    assert_int_equal(json_object_get_int(field(x->h.end, "/truncated/stderr/dropped_bytes")), 2);
+    assert_int_equal(json_object_get_int(field(x->h.end, "/truncated/stderr/dropped_bytes")), 3);
 }
 
 static void queue_keeps_the_order(void **state) {
@@ -177,10 +182,16 @@ static void long_code_is_cut_and_complete(void **state) {
 
 static void bad_requests_are_refused(void **state) {
     FIXTURE;
-    static const struct { const char *body, *code; } bad[] = {
-        {"{}", ERR_INVALID}, {"{\"code\":5}", ERR_INVALID}, {"{\"code\":\"1\",\"language\":\"cobol\"}", ERR_INVALID},
-        {"{\"code\":\"1\",\"timeout_seconds\":0}", ERR_INVALID}, {"{\"code\":\"1\",\"timeout_seconds\":\"x\"}", ERR_INVALID},
-        {"{\"code\":\"1\",\"env\":{\"A=B\":\"1\"}}", ERR_INVALID}, {"{\"code\":\"1\",\"env\":{\"A\":1}}", ERR_INVALID},
+    static const struct {
+        const char *body, *code;
+    } bad[] = {
+        {"{}", ERR_INVALID},
+        {"{\"code\":5}", ERR_INVALID},
+        {"{\"code\":\"1\",\"language\":\"cobol\"}", ERR_INVALID},
+        {"{\"code\":\"1\",\"timeout_seconds\":0}", ERR_INVALID},
+        {"{\"code\":\"1\",\"timeout_seconds\":\"x\"}", ERR_INVALID},
+        {"{\"code\":\"1\",\"env\":{\"A=B\":\"1\"}}", ERR_INVALID},
+        {"{\"code\":\"1\",\"env\":{\"A\":1}}", ERR_INVALID},
         {"{\"code\":\"1\",\"context_id\":\"nope\"}", ERR_NOT_FOUND},
         {"{\"code\":\"1\",\"context_id\":\"default\",\"language\":\"sh\"}", ERR_INVALID},
     };
@@ -198,7 +209,8 @@ static void timeout_interrupts_and_keeps_the_state(void **state) {
     uint32_t n = peer_executes(x->f, x->dc, 0, "c");
     run_until(x->f, x->dc->signals[0][SIGINT] == 1);
     assert_null(x->h.end);
-    peer_frame(x->dc->slots[0].control, CONTEXT_ERROR, 0, n, "{\"name\":\"KeyboardInterrupt\",\"value\":\"\",\"traceback\":\"line 1\"}");
+    peer_frame(x->dc->slots[0].control, CONTEXT_ERROR, 0, n,
+               "{\"name\":\"KeyboardInterrupt\",\"value\":\"\",\"traceback\":\"line 1\"}");
     peer_done(x->dc, 0, n, "interrupted");
     run_until(x->f, x->h.end);
     assert_string_equal(end_text(&x->h, "exit"), "timeout");
@@ -206,6 +218,43 @@ static void timeout_interrupts_and_keeps_the_state(void **state) {
     assert_string_equal(json_object_get_string(field(x->h.end, "/error/traceback")), "line 1");
     assert_false(restarted(&x->h));
     assert_int_equal(x->dc->signals[0][SIGKILL], 0);
+}
+
+/* A context that was just made imports its libraries first: that is not the time of the code, and a SIGINT would end
+ * it. */
+static void time_counts_from_ready(void **state) {
+    FIXTURE;
+    fake_execute(x->c, BODY("c"), true, &x->h, NULL);
+    peer_executes(x->f, x->dc, 0, "c");
+    fake_exit(x->dc, 0, FATE_EXITED, 1);
+    run_until(x->f, x->h.end);
+    json_object_put(x->h.end);
+    fake_execute(x->c, "{\"code\":\"d\",\"timeout_seconds\":0.03}", true, &x->h, NULL);
+    peer_executes(x->f, x->dc, 0, "d");
+    fake_turns(x->f, 100);
+    assert_int_equal(x->dc->signals[0][SIGINT], 0);
+    peer_frame(x->dc->slots[0].control, CONTEXT_READY, 0, 0, "{\"language\":\"python\",\"version\":\"3\",\"pid\":2}");
+    run_until(x->f, x->dc->signals[0][SIGINT] == 1);
+}
+
+static void interrupt_waits_for_ready(void **state) {
+    FIXTURE;
+    struct err err;
+    fake_execute(x->c, BODY("c"), true, &x->h, NULL);
+    peer_executes(x->f, x->dc, 0, "c");
+    fake_exit(x->dc, 0, FATE_EXITED, 1);
+    run_until(x->f, x->h.end);
+    json_object_put(x->h.end);
+    fake_execute(x->c, BODY("d"), true, &x->h, NULL);
+    uint32_t n = peer_executes(x->f, x->dc, 0, "d");
+    assert_int_equal(context_interrupt(x->c, "default", &err), 0);
+    fake_turns(x->f, 5);
+    assert_int_equal(x->dc->signals[0][SIGINT], 0);
+    peer_frame(x->dc->slots[0].control, CONTEXT_READY, 0, 0, "{\"language\":\"python\",\"version\":\"3\",\"pid\":2}");
+    run_until(x->f, x->dc->signals[0][SIGINT] == 1);
+    peer_done(x->dc, 0, n, "interrupted");
+    run_until(x->f, x->h.end);
+    assert_string_equal(end_text(&x->h, "exit"), "interrupted");
 }
 
 static void timeout_kills_what_ignores_it(void **state) {
@@ -290,8 +339,12 @@ static void dies_with(struct fixture *x, enum context_fate fate, int code, const
     assert_true(restarted(&x->h));
     assert_int_equal(x->dc->slots[0].makes, 2);
 }
-static void exit_is_killed_with_its_code(void **state) { dies_with(*state, FATE_EXITED, 3, "killed", "exited with code 3"); }
-static void signal_is_killed_with_its_number(void **state) { dies_with(*state, FATE_KILLED, SIGSEGV, "killed", "signal 11"); }
+static void exit_is_killed_with_its_code(void **state) {
+    dies_with(*state, FATE_EXITED, 3, "killed", "exited with code 3");
+}
+static void signal_is_killed_with_its_number(void **state) {
+    dies_with(*state, FATE_KILLED, SIGSEGV, "killed", "signal 11");
+}
 static void out_of_memory_is_oom(void **state) { dies_with(*state, FATE_OOM, SIGKILL, "oom", "out of memory"); }
 
 /* DONE was sent before the process went: the result counts, not the death. */
@@ -430,7 +483,8 @@ static void shell_is_made_on_first_use(void **state) {
     fake_execute(x->c, "{\"code\":\"false\",\"language\":\"bash\"}", true, &x->h, NULL);
     run_until(x->f, x->dc->slots[1].alive);
     uint32_t n = peer_executes(x->f, x->dc, 1, "false");
-    peer_frame(x->dc->slots[1].control, CONTEXT_DONE, 0, n, "{\"status\":\"ok\",\"exit_code\":1,\"execution_count\":1}");
+    peer_frame(x->dc->slots[1].control, CONTEXT_DONE, 0, n,
+               "{\"status\":\"ok\",\"exit_code\":1,\"execution_count\":1}");
     run_until(x->f, x->h.end);
     assert_string_equal(end_text(&x->h, "exit"), "error");
     assert_string_equal(end_text(&x->h, "exit_code"), "1");
@@ -474,6 +528,8 @@ int main(void) {
         TEST(long_code_is_cut_and_complete),
         TEST(bad_requests_are_refused),
         TEST(timeout_interrupts_and_keeps_the_state),
+        TEST(time_counts_from_ready),
+        TEST(interrupt_waits_for_ready),
         QUICK(timeout_kills_what_ignores_it),
         TEST(interrupt_is_interrupted),
         QUICK(interrupt_escalates),

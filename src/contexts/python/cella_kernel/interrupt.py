@@ -60,9 +60,9 @@ class Gate:
 
     def shut(self):
         """The execution is over: whatever is still pending was meant for it."""
+        self.mode = IDLE  # first, so that no signal falls between the two and stays for the next execution
         self.pending = False
         self._holds = 0
-        self.mode = IDLE
 
 
 def guarded(gate, function, *args):

@@ -10,8 +10,14 @@ ENVIRONMENT = "/etc/cella/environment"
 PRELOAD = "/etc/cella/preload.py"
 
 
+# Libraries that start threads when they are imported, unless told otherwise.
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
 def import_libraries():
     """A library that the template does not have, or whose import fails, is not there for the user's code either."""
+    added = [name for name in ONE_THREAD if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "1"))
     for name in LIBRARIES:
         try:
             importlib.import_module(name)
@@ -19,6 +25,8 @@ def import_libraries():
             pass
         except Exception as e:
             print("preloading %s failed: %s: %s" % (name, type(e).__name__, e), file=sys.stderr)
+    for name in added:
+        del os.environ[name]
 
 
 def load_environment(path=ENVIRONMENT):

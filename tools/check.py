@@ -1,0 +1,284 @@
+#!/usr/bin/env python3
+"""`make check`: build, run every ring of tests, add up. The last line is `N passed, N failed[, N skipped]`.
+
+    tools/check.py [--build build] [RING...]
+
+A ring is counted by what its own runner reports: cmocka's summary lines, pytest's JUnit file, one per fuzz target. A ring
+that cannot run counts as one failure. A skip that tests/allowed_skips.txt does not list is a failure too.
+"""
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as xml
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = "/usr/bin/python3"  # Debian's: the packages of packaging/packages.txt are for this one
+FUZZ_SECONDS = int(os.environ.get("CELLA_FUZZ_SECONDS", "10"))
+SANITIZED = ["-Db_sanitize=address,undefined", "-Db_lundef=false", "--buildtype=debugoptimized"]
+SOAK_ROUNDS = os.environ.get("CELLA_SOAK_ROUNDS", "500")
+
+
+@dataclass
+class Counts:
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def fail(self, text: str) -> None:
+        self.failed += 1
+        self.problems.append(text)
+
+    def add(self, other: "Counts") -> None:
+        self.passed, self.failed, self.skipped = self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped
+        self.problems += other.problems
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed" + (f", {self.skipped} skipped" if self.skipped else "")
+
+
+def allowed_skips() -> list[str]:
+    lines = (ROOT / "tests/allowed_skips.txt").read_text().splitlines()
+    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+
+
+class Check:
+    def __init__(self, options: argparse.Namespace):
+        self.build = (ROOT / options.build).resolve()
+        self.asan = self.build.with_name(self.build.name + "-asan")
+        self.layers = self.build.with_name(self.build.name + "-layers")
+        self.jobs = options.jobs
+        self.scratch = Path(tempfile.mkdtemp(prefix="cella-check-"))
+        self.allowed = allowed_skips()
+
+    # ---- building ----
+
+    def compile(self, directory: Path, setup: list[str], env: dict[str, str] | None = None, targets: tuple[str, ...] = ()) -> str:
+        """Empty when it went well, else the end of the compiler's words."""
+        environment = os.environ | (env or {})
+        if not (directory / "build.ninja").exists():
+            done = subprocess.run(["meson", "setup", str(directory), str(ROOT), *setup], env=environment, capture_output=True, text=True)
+            if done.returncode:
+                return done.stdout[-3000:] + done.stderr[-1000:]
+        done = subprocess.run(["ninja", "-C", str(directory), "-j", self.jobs, *targets], env=environment, capture_output=True, text=True)
+        if done.returncode:
+            return "\n".join(line for line in done.stdout.splitlines() if not line.startswith("["))[-4000:]
+        done = subprocess.run([str(ROOT / "packaging/stage"), str(directory)], capture_output=True, text=True)
+        return done.stderr if done.returncode else ""
+
+    # ---- rings ----
+
+    def meson_tests(self, directory: Path, wrapper: dict[str, str] | None = None) -> Counts:
+        counts = Counts()
+        subprocess.run(["meson", "test", "-C", str(directory), "--no-rebuild", "--num-processes", self.jobs, "--timeout-multiplier", "4"],
+                       env=os.environ | (wrapper or {}), capture_output=True, text=True)
+        log = directory / "meson-logs/testlog.json"
+        for line in log.read_text().splitlines() if log.exists() else []:
+            self.count_program(counts, json.loads(line))
+        if counts.passed + counts.failed == 0:
+            counts.fail(f"{directory.name}: no unit test ran")
+        return counts
+
+    def count_program(self, counts: Counts, test: dict) -> None:
+        output = test.get("stdout", "") + test.get("stderr", "")
+        name = test["name"]
+        passed = sum(int(n) for n in re.findall(r"^\[  PASSED  \] (\d+) test", output, re.M))
+        bad = set(re.findall(r"^\[  FAILED  \] ([A-Za-z_]\w*)\s*$", output, re.M))
+        skips = set(re.findall(r"^\[  SKIPPED \] ([A-Za-z_]\w*)\s*$", output, re.M))
+        for skip in skips:
+            self.count_skip(counts, f"unit:{name}:{skip}")
+        for test_name in sorted(bad):
+            counts.fail(f"unit:{name}:{test_name}")
+        ended_well = test["result"] in ("OK", "EXPECTEDFAIL")
+        counts.passed += passed if passed else int(ended_well and not skips)
+        if not ended_well and not bad:
+            counts.fail(f"unit:{name}: {test['result']}\n{output[-2500:]}")
+        elif bad:
+            counts.problems.append(output[-2500:])
+
+    def count_skip(self, counts: Counts, name: str) -> None:
+        if any(fnmatch.fnmatch(name, pattern) for pattern in self.allowed):
+            counts.skipped += 1
+        else:
+            counts.fail(f"{name}: skipped, and tests/allowed_skips.txt does not allow it")
+
+    def pytest(self, *paths: str, env: dict[str, str] | None = None) -> Counts:
+        counts = Counts()
+        report = self.scratch / "junit.xml"
+        report.unlink(missing_ok=True)
+        environment = os.environ | {"CELLA_BUILD": str(self.build / "bin"), "CELLA_CONTEXTS": str(self.build / "contexts"),
+                                    "CELLA_BUILD_LAYERS": str(self.layers / "bin"), "PYTHONDONTWRITEBYTECODE": "1"} | (env or {})
+        environment.pop("CELLA_URL", None)
+        done = subprocess.run([PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "--color=no", f"--junit-xml={report}", *paths],
+                              cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if not report.exists():
+            counts.fail(f"{' '.join(paths)}: pytest did not run:\n{done.stdout[-3000:]}")
+            return counts
+        for case in xml.parse(report).getroot().iter("testcase"):
+            name = f"{case.get('classname')}::{case.get('name')}"
+            if case.find("failure") is not None or case.find("error") is not None:
+                detail = case.find("failure") if case.find("failure") is not None else case.find("error")
+                counts.fail(f"{name}\n{(detail.text or detail.get('message') or '')[-1500:]}")
+            elif case.find("skipped") is not None:
+                self.count_skip(counts, name)
+            else:
+                counts.passed += 1
+        if done.returncode not in (0, 1) or counts.passed + counts.failed + counts.skipped == 0:
+            counts.fail(f"{' '.join(paths)}: pytest ended with {done.returncode}:\n{done.stdout[-2000:]}")
+        return counts
+
+    def unit(self) -> Counts:
+        return self.meson_tests(self.build)
+
+    def sanitized(self) -> Counts:
+        problem = self.compile(self.asan, SANITIZED, {"CC": "gcc"})
+        if problem:
+            counts = Counts()
+            counts.fail(f"the sanitizer build failed:\n{problem}")
+            return counts
+        return self.meson_tests(self.asan, {"ASAN_OPTIONS": "abort_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"})
+
+    def clang(self) -> Counts:
+        """The second compiler, with its own warnings: it only has to build."""
+        counts = Counts()
+        problem = self.compile(self.build.with_name(self.build.name + "-clang"), [], {"CC": "clang"})
+        if problem:
+            counts.fail(f"clang does not build it without a warning:\n{problem}")
+        else:
+            counts.passed += 1
+        return counts
+
+    def fuzz(self) -> Counts:
+        """Every target says in its own comment how it is built; it starts from its kept corpus."""
+        counts = Counts()
+        targets = sorted((ROOT / "tests/fuzz").glob("*_fuzz.c"))
+        if not targets:
+            counts.fail("fuzz: there are no targets")
+        for target in targets:
+            name = target.stem
+            match = re.search(r"^ \*\s+(clang (?:.|\n \*)*?-o )(\S+)", target.read_text(), re.M)
+            if not match:
+                counts.fail(f"fuzz:{name}: its comment does not say how to build it")
+                continue
+            program = self.scratch / name
+            command = re.sub(r"\\?\n \*\s*", " ", match.group(1)) + str(program)
+            done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+            if done.returncode:
+                counts.fail(f"fuzz:{name}: does not build:\n{done.stderr[-2000:]}")
+                continue
+            corpus = self.scratch / f"{name}.corpus"  # new inputs do not go into the checkout
+            corpus.mkdir()
+            kept = ROOT / "tests/fuzz" / name.replace("_fuzz", "_corpus")
+            done = subprocess.run([program, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048", f"-artifact_prefix={self.scratch}/", str(corpus)]
+                                  + ([str(kept)] if kept.is_dir() else []), cwd=self.scratch, capture_output=True, text=True)
+            if done.returncode:
+                counts.fail(f"fuzz:{name}: found something:\n{done.stderr[-3000:]}")
+            else:
+                counts.passed += 1
+        return counts
+
+    def contexts(self) -> Counts:
+        return self.pytest("tests/contexts")
+
+    def api(self) -> Counts:
+        return self.pytest("tests/api")
+
+    def api_sanitized(self) -> Counts:
+        """The same requests against a daemon under the sanitizers (plain driver: cells without isolation)."""
+        problem = self.compile(self.asan, SANITIZED, {"CC": "gcc"})
+        if problem:
+            counts = Counts()
+            counts.fail(f"the sanitizer build failed:\n{problem}")
+            return counts
+        return self.pytest("-m", "not slow", "tests/api", env={"CELLA_TEST_DRIVER": "plain", "CELLA_BUILD": str(self.asan / "bin"),
+                                                               "CELLA_CONTEXTS": str(self.asan / "contexts"), "ASAN_OPTIONS": "detect_leaks=0"})
+
+    def cli(self) -> Counts:
+        return self.pytest("tests/cli")
+
+    def hostile(self) -> Counts:
+        problem = self.compile(self.layers, ["-Dtest_layers=true"], targets=("src/keeper/cella-keeper", "src/guest/cella-guest", "src/api/cellad"))
+        if problem:
+            counts = Counts()
+            counts.fail(f"the build whose layers can be switched off failed:\n{problem}")
+            return counts
+        return self.pytest("tests/hostile")
+
+    def soak(self) -> Counts:
+        counts = Counts()
+        environment = os.environ | {"CELLA_BUILD": str(self.build / "bin"), "CELLA_CONTEXTS": str(self.build / "contexts")}
+        done = subprocess.run([PYTHON, "tests/soak/soak.py", SOAK_ROUNDS], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            counts.fail(f"soak ({SOAK_ROUNDS} rounds):\n{done.stdout[-3000:]}")
+        else:
+            counts.passed += 1
+        return counts
+
+
+RINGS = ("unit", "sanitized", "clang", "fuzz", "contexts", "cli", "api", "api_sanitized", "hostile", "soak")
+NEED_TEMPLATE = {"cli", "api", "hostile", "soak"}
+
+
+def prepare(check: Check, rings: list[str]) -> str:
+    problem = check.compile(check.build, [])
+    if problem or not NEED_TEMPLATE & set(rings):
+        return problem
+    done = subprocess.run([str(check.build / "bin/cella"), "template", "build", "python"], stdout=subprocess.PIPE, text=True)
+    return "the python template does not build" if done.returncode else ""
+
+
+def run_ring(name: str, run: Callable[[], Counts]) -> Counts:
+    started = time.monotonic()
+    live = sys.stdout.isatty()
+    if live:
+        print(f"{name:<10} …", end="", flush=True)
+    try:
+        counts = run()
+    except Exception as problem:  # a ring that breaks is a failure of that ring, not the end of the others
+        counts = Counts()
+        counts.fail(f"{name}: {type(problem).__name__}: {problem}")
+    print(("\r" if live else "") + f"{name:<10} {counts} ({time.monotonic() - started:.0f} s)", flush=True)
+    for text in counts.problems:
+        print("  " + text.strip().replace("\n", "\n    "), flush=True)
+    return counts
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--build", default="build")
+    options.add_argument("--jobs", default=str(os.cpu_count() or 2))
+    options.add_argument("rings", nargs="*", metavar="RING", help=", ".join(RINGS))
+    chosen = options.parse_args()
+    unknown = [ring for ring in chosen.rings if ring not in RINGS]
+    if unknown:
+        options.error(f"unknown ring {unknown[0]}; there are: {', '.join(RINGS)}")
+    rings = chosen.rings or list(RINGS)
+    check, total = Check(chosen), Counts()
+    try:
+        problem = prepare(check, rings)
+        if problem:
+            total.fail("build")
+            print(problem)
+        else:
+            for name in rings:
+                total.add(run_ring(name, getattr(check, name)))
+    finally:
+        shutil.rmtree(check.scratch, ignore_errors=True)
+    print(total)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

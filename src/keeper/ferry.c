@@ -197,7 +197,7 @@ static int make_threads(const struct image *im, pid_t task[], struct err *e) {
 static int settle(const struct image *im, const struct ferry_target *to, pid_t context, struct err *e) {
     pid_t task[IMAGE_THREADS_MAX] = {context};
     if (make_threads(im, task, e)) return -1;
-    for (int i = 0; i < im->threads; i++)
+    for (int i = im->threads - 1; i >= 0; i--) /* the leader last: with its calls the memory becomes dumpable again */
         if (image_apply_kernel(im, i, task[i], e)) return -1;
     if (cgroup_enter_leaf(to->cell_name, CGROUP_RUN, context, e)) return -1;
     for (int i = 0; i < im->threads; i++)

@@ -45,23 +45,25 @@ class Cella:
 
     # ---- create ----
 
-    def create_rows(self, n: int) -> List[Row]:
-        """Paced: the warm pool. Back to back and kept: until the pools are empty; then each create makes its own."""
+    def create_rows(self, n: int, title: str, wanted: str, budget: float, pause_ms: int = PAUSE_MS) -> List[Row]:
+        """create -> first output, by the pool each cell came from; `wanted` is the pool this is about."""
+        by_mode: Dict[str, List[Tuple[float, float]]] = defaultdict(list)
+        for _, create, total, mode in self.run_hot("create", n, pause_ms, 0)[0]:
+            by_mode[mode].append((float(create) / 1000, float(total) / 1000))
         rows = []
-        for title, pause, keep, budgets in (
-            ("paced", PAUSE_MS, 0, {"filled": 2.0}),
-            ("back to back", 0, 1, {"empty": 8.0, "made": 8.0}),
-        ):
-            by_mode: Dict[str, List[Tuple[float, float]]] = defaultdict(list)
-            for _, create, total, mode in self.run_hot("create", n, pause, keep)[0]:
-                by_mode[mode].append((float(create) / 1000, float(total) / 1000))
-            for mode, pairs in sorted(by_mode.items()):
-                name = f"create -> first output, {title}, from pool \"{mode}\""
-                budget = budgets.get(mode)
-                rows.append(Row(name, [t for _, t in pairs], budget=budget, details={"create_ms": [c for c, _ in pairs]}))
-            if title == "paced" and "filled" not in by_mode:
-                rows.append(Row("create -> first output, paced, from pool \"filled\"", [], budget=2.0, note="no create found a filled cell: MISSED"))
+        for mode, pairs in sorted(by_mode.items()):
+            limit = budget if mode == wanted else None
+            rows.append(Row(f"create -> first output, {title}, from \"{mode}\"", [t for _, t in pairs], budget=limit))
+            if mode == wanted:
+                rows.append(Row("  of it the create request", [c for c, _ in pairs]))
+        if wanted not in by_mode:
+            rows.append(Row(f"create -> first output, {title}, from \"{wanted}\"", [], note="none came from there: MISSED"))
         return rows
+
+    def cold_row(self) -> Row:
+        """The very first create of a fresh daemon: the template's image has to be made."""
+        [_, _, total, mode] = self.run_hot("create", 1, 0, 0)[0][0]
+        return Row("first create of a fresh daemon -> first output", [float(total) / 1000], note=f"from \"{mode}\"")
 
     # ---- execute ----
 
@@ -204,7 +206,7 @@ class Cella:
         """Of everything below the keeper (or the plain daemon), kB."""
         root = self.server.keeper_pid if self.server.keeper else self.server.daemon_pid
         total = 0
-        for pid in proc.descendants(root):
+        for pid in proc.one_per_memory(proc.descendants(root)):
             try:
                 total += proc.pss_kb(pid)
             except OSError:

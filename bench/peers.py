@@ -66,7 +66,9 @@ def kernel_rows(n_start: int, n_hot: int) -> List[Row]:
     for i in range(n_start):
         begin = time.monotonic()
         manager = KernelManager()
-        manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = manager.kernel_spec
+        assert spec is not None
+        spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         manager.start_kernel(stderr=subprocess.DEVNULL, env=dict(environment(), PYDEVD_DISABLE_FILE_VALIDATION="1"))
         client = manager.blocking_client()
         try:
@@ -87,13 +89,13 @@ def kernel_rows(n_start: int, n_hot: int) -> List[Row]:
 def _kernel_execute(client: object) -> None:
     """Until its output and its idle message are there, as a client must wait."""
     message = client.execute("print(6*7)")  # type: ignore[attr-defined]
-    printed = False
+    printed = ""
     while True:
         got = client.get_iopub_msg(timeout=60)  # type: ignore[attr-defined]
         if got["parent_header"].get("msg_id") != message:
             continue
-        printed = printed or (got["msg_type"] == "stream" and got["content"]["text"] == "42\n")
+        printed += got["content"]["text"] if got["msg_type"] == "stream" else ""
         if got["msg_type"] == "status" and got["content"]["execution_state"] == "idle":
             break
-    if not printed:
-        raise RuntimeError("the kernel ran without its output")
+    if printed != "42\n":
+        raise RuntimeError(f"the kernel printed {printed!r}")

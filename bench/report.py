@@ -40,7 +40,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        if self.budget is None:
+        if self.budget is None or not self.samples:
             return ""
         held = self.p50 >= self.budget if self.at_least else self.p50 <= self.budget
         sign = "≥" if self.at_least else "≤"
@@ -61,7 +61,7 @@ class Report:
         return "\n".join([HEAD, "-" * len(HEAD), *map(line, self.rows)])
 
     def missed(self) -> List[Row]:
-        return [r for r in self.rows if "MISSED" in r.verdict]
+        return [r for r in self.rows if "MISSED" in r.verdict + r.note]
 
     def write(self) -> Path:
         RESULTS.mkdir(exist_ok=True)

@@ -248,8 +248,11 @@ int daemon_main(int argc, char **argv, driver_open_fn open_driver) {
     }
     if (options_parse(&o, argc, argv, &e) < 0) {
         log_error("%s%s%s", e.text, e.hint ? "; " : "", e.hint ? e.hint : "");
+        options_free(&o);
         return 2;
     }
     log_open(program, o.log_level);
-    return daemon_run(&o, open_driver);
+    int status = daemon_run(&o, open_driver);
+    options_free(&o);
+    return status;
 }

@@ -1,11 +1,10 @@
 #include "api/guard.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "api/host_name.h"
 #include "api/http_internal.h"
 #include "base/log.h"
 #include "tenant/keys.h"
@@ -31,43 +30,6 @@ int guard_size(struct request *rq, unsigned *status, struct err *e) {
     return 0;
 }
 
-bool guard_split_host(const char *text, char host[static 256], int *port) {
-    const char *colon = NULL;
-    size_t n;
-    *port = -1;
-    if (*text == '[') {
-        const char *end = strchr(++text, ']');
-        if (!end || (end[1] && end[1] != ':')) return false;
-        n = (size_t)(end - text);
-        colon = end[1] ? end + 1 : NULL;
-    } else {
-        colon = strchr(text, ':');
-        n = colon ? (size_t)(colon - text) : strlen(text);
-    }
-    if (!n || n > 255) return false;
-    for (size_t i = 0; i < n; i++) {
-        if (!isalnum((unsigned char)text[i]) && !strchr(".-_:%", text[i])) return false;
-        host[i] = (char)tolower((unsigned char)text[i]);
-    }
-    if (host[n - 1] == '.') n--; /* the same name, written in full */
-    host[n] = 0;
-    if (!colon || !colon[1]) return n > 0;
-    char *end;
-    unsigned long number = strtoul(colon + 1, &end, 10);
-    if (*end || number > 65535 || !isdigit((unsigned char)colon[1])) return false;
-    *port = (int)number;
-    return n > 0;
-}
-
-bool guard_is_loopback_name(const char *host) {
-    struct in_addr four;
-    struct in6_addr six;
-    size_t n = strlen(host);
-    if (!strcmp(host, "localhost") || (n > 10 && !strcmp(host + n - 10, ".localhost"))) return true;
-    if (inet_pton(AF_INET, host, &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
-    return inet_pton(AF_INET6, host, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
-}
-
 /* The address this connection came to, as text: a browser cannot be talked into sending another literal. */
 static bool is_own_address(struct request *rq, const char *host) {
     struct sockaddr_storage a;
@@ -81,26 +43,10 @@ static bool is_own_address(struct request *rq, const char *host) {
 
 static bool host_allowed(struct request *rq, const char *host) {
     struct api *api = api_of(rq);
-    if (guard_is_loopback_name(host)) return true;
+    if (host_is_loopback(host)) return true;
     for (unsigned i = 0; i < api->allowed_hosts_count; i++)
         if (strcasecmp(api->allowed_hosts[i], host) == 0) return true;
     return is_own_address(rq, host);
-}
-
-static int default_port(const char *scheme) { return strcmp(scheme, "https") == 0 ? 443 : 80; }
-
-/* Origin = scheme://host[:port], the same place that Host names. */
-static bool origin_matches(const char *origin, const char *host, int port) {
-    char scheme[16], other[256];
-    int other_port;
-    const char *rest = strstr(origin, "://");
-    if (!rest || (size_t)(rest - origin) >= sizeof scheme) return false;
-    memcpy(scheme, origin, (size_t)(rest - origin));
-    scheme[rest - origin] = 0;
-    if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0) return false;
-    if (!guard_split_host(rest + 3, other, &other_port) || strcmp(other, host) != 0) return false;
-    int standard = default_port(scheme);
-    return (other_port < 0 ? standard : other_port) == (port < 0 ? standard : port);
 }
 
 int guard_host(struct request *rq, struct err *e) {
@@ -111,12 +57,12 @@ int guard_host(struct request *rq, struct err *e) {
         if (!origin) return 0;
         return err_set(e, ERR_FORBIDDEN, "an Origin without a Host is not accepted");
     }
-    if (request_header_count(rq, MHD_HTTP_HEADER_HOST) > 1 || !guard_split_host(text, host, &port))
+    if (request_header_count(rq, MHD_HTTP_HEADER_HOST) > 1 || !host_split(text, host, &port))
         return err_set(e, ERR_INVALID, "the Host header is malformed");
     if (!host_allowed(rq, host))
         return err_hint(e, ERR_FORBIDDEN, "use 127.0.0.1 or localhost, or start the daemon with --allowed-host NAME",
                         "this daemon does not answer to the name \"%.100s\"", host);
-    if (origin && !origin_matches(origin, host, port))
+    if (origin && !host_is_origin(origin, host, port))
         return err_hint(e, ERR_FORBIDDEN, "only pages of the daemon itself may call it from a browser",
                         "requests from web pages of another origin are refused");
     return 0;

@@ -14,8 +14,3 @@
 int guard_size(struct request *, unsigned *status, struct err *);
 int guard_host(struct request *, struct err *);
 int guard_key(struct request *, enum route_auth, struct err *);
-
-/* "name[:port]" split into host (lower case, brackets removed) and port (-1 when missing). False: malformed. */
-bool guard_split_host(const char *text, char host[static 256], int *port);
-/* Is host one of 127.0.0.0/8, ::1, localhost, *.localhost? */
-bool guard_is_loopback_name(const char *host);

@@ -154,6 +154,24 @@ static char *trim(char *text) {
     return text;
 }
 
+static const char *keep(struct daemon_options *o, const char *value) {
+    size_t n = strlen(value) + 1;
+    struct kept_text *kept = malloc(sizeof *kept + n);
+    if (!kept) abort();
+    memcpy(kept->text, value, n);
+    kept->next = o->kept;
+    o->kept = kept;
+    return kept->text;
+}
+
+void options_free(struct daemon_options *o) {
+    while (o->kept) {
+        struct kept_text *next = o->kept->next;
+        free(o->kept);
+        o->kept = next;
+    }
+}
+
 int options_read_file(struct daemon_options *o, const char *path, struct err *e) {
     cleanup_file FILE *f = fopen(path, "re");
     cleanup_free char *line = NULL;
@@ -170,9 +188,7 @@ int options_read_file(struct daemon_options *o, const char *path, struct err *e)
             value[n - 1] = 0;
             value++;
         }
-        char *kept = strdup(value); /* settings point to their text for the life of the program */
-        if (!kept) abort();
-        if (option_set(o, trim(text), kept, e) < 0) return err_wrap(e, "%s, line %u", path, number);
+        if (option_set(o, trim(text), keep(o, value), e) < 0) return err_wrap(e, "%s, line %u", path, number);
     }
     return 0;
 }

@@ -9,6 +9,11 @@
 #include "base/log.h"
 #include "cell/world.h"
 
+struct kept_text {
+    struct kept_text *next;
+    char text[];
+};
+
 struct daemon_options {
     const char *state_dir, *keeper_socket, *config_file, *port_file, *warm;
     const char *allowed_hosts[ALLOWED_HOSTS_MAX];
@@ -18,14 +23,16 @@ struct daemon_options {
     struct http_config http;   /* listen and the limits of clients */
     struct world_config world; /* the defaults and limits of cells */
     long long pool_filled, pool_empty; /* -1: the driver's own choice */
+    struct kept_text *kept;            /* values that came from a file */
 };
 
 void options_defaults(struct daemon_options *);
 /* Read argv[1..]. A --config file is read first, so that the command line has the last word. Strings point into argv
- * or stay allocated for the life of the program. invalid_request. */
+ * or to what options_free frees. invalid_request. */
 int options_parse(struct daemon_options *, int argc, char **argv, struct err *);
 /* One setting by name ("listen"), as it stands in a file or behind "--". */
 int option_set(struct daemon_options *, const char *name, const char *value, struct err *);
 int options_read_file(struct daemon_options *, const char *path, struct err *);
+void options_free(struct daemon_options *);
 /* Every setting with its meaning, for --help. */
 void options_help(FILE *, const char *program);

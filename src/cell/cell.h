@@ -40,7 +40,8 @@ void cell_stats(struct cell *, cell_json_cb, void *arg);
 /* The last lines that executions and processes of the cell printed (bounded ring, 256 KiB), as text. New string, free(). */
 char *cell_logs(struct cell *, const char *stream /* "stdout" | "stderr" | "both" */);
 
-/* ---- contexts: id "ctx_" + 32 hex; the first Python context has the id "default". ---- */
+/* ---- contexts: id "ctx_" + 32 hex; the first Python context has the id "default", the shell that is made on first use
+ * the id "shell". ---- */
 /* body {language, cwd, env}. cb's JSON: {id, language, created_at, state:"idle|busy|restarting|lost", execution_count, restarts}. */
 void context_create(struct cell *, struct json_object *body, cell_json_cb, void *arg);
 struct json_object *context_list(struct cell *);

@@ -28,7 +28,8 @@ struct execution *execution_start(struct cell *, struct json_object *body, bool 
 const char *execution_id(const struct execution *);
 int execution_interrupt(struct execution *, struct err *);
 int execution_input(struct execution *, const char *line_or_null_for_eof, struct err *);
-/* Flow control for a slow client: while paused, the execution's output is not read (the code blocks in write). */
+/* Flow control for a slow client: while paused, the execution's output is not read (the code blocks in write).
+ * A timeout or interrupt ends the pause: the end of the code must be seen. What comes then is bounded by output_bytes_max. */
 void execution_pause(struct execution *, bool paused);
 /* The client went away: no more callbacks. interrupt: also SIGINT what runs. */
 void execution_detach(struct execution *, bool interrupt);

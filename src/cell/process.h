@@ -24,7 +24,7 @@ size_t process_stdin(struct process *, const void *bytes, size_t n);
 void process_stdin_close(struct process *);
 int process_signal(struct process *, int signo, struct err *);
 int process_resize(struct process *, int rows, int cols, struct err *);
-void process_pause(struct process *, bool paused);       /* back-pressure: stop reading its output */
+void process_pause(struct process *, bool paused);       /* back-pressure: what is under way (at most 256 KiB) still comes, then the process waits in write */
 void process_detach(struct process *, bool kill_it);     /* no more callbacks */
 const char *process_id(const struct process *);
 /* Every process in the cell as the kernel sees it, those Cella started with their id: {"processes":[…]}. */

@@ -12,6 +12,7 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "keeper/ferry.h"
+#include "keeper/host.h"
 #include "keeper/layers.h"
 
 /* A thread inside vfork() stops only when its child execs: a fork waits no longer than this for it. */
@@ -54,6 +55,9 @@ static int freeze_and_copy(struct capture *k, const struct cell *c, struct err *
 
 struct capture *capture_cell(const struct cell *c, struct err *e) {
     struct capture *k = NULL;
+    /* A process of the cell that shares the context's memory (CLONE_VM) runs on while its threads stand. Where the stub is not sealed it could
+     * put other code or a shared table in its place, and S runs there as the owner of all cells. */
+    if (!(host.features & KEEPER_HAS_MSEAL)) return err_set(e, ERR_UNSUPPORTED, "copies of a running cell need mseal (Linux 6.10)"), NULL;
     for (size_t i = 0; i < CAPTURES_MAX && !k; i++)
         if (!captures[i].used) k = &captures[i];
     if (!k) return err_set(e, ERR_LIMIT, "%d forks are under way", CAPTURES_MAX), NULL;

@@ -55,8 +55,7 @@ static int mount_devices(const struct cell_root *r, struct err *e) {
     char pts[64]; /* terminals are counted host-wide */
     (void)snprintf(pts, sizeof pts, "newinstance,ptmxmode=0666,mode=0620,max=%d", host.off[LAYER_USERLIMITS] ? 1 << 20 : HOST_PTYS_PER_CELL);
     if (mount_at("devpts", "dev/pts", MS_NOSUID | MS_NOEXEC, pts, e)) return -1;
-    if (mount_at("tmpfs", "dev/shm", MS_NOSUID | MS_NODEV, shm, e)) return -1;
-    return mount_at("mqueue", "dev/mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e);
+    return mount_at("tmpfs", "dev/shm", MS_NOSUID | MS_NODEV, shm, e);
 }
 
 static int mask_proc(struct err *e) {

@@ -73,7 +73,7 @@ static int make_devices(struct err *e) {
     } node[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
     static const char *const link[][2] = {{"pts/ptmx", "ptmx"},           {"/proc/self/fd", "fd"},     {"/proc/self/fd/0", "stdin"},
                                           {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}};
-    static const char *const directory[] = {"pts", "shm", "mqueue"};
+    static const char *const directory[] = {"pts", "shm"};
     char path[sizeof host.state + 64];
     (void)snprintf(path, sizeof path, "%s/run/dev", host.state);
     if (mkdir(path, 0755) && errno != EEXIST) return err_sys(e, errno, "make %s", path);
@@ -99,18 +99,20 @@ static void raise_common_limits(void) {
         const char *file;
         long want;
     } limit[] = {
-        {"/proc/sys/user/max_inotify_instances", 128l * KEEPER_CELLS_MAX}, {"/proc/sys/user/max_inotify_watches", 16384l * KEEPER_CELLS_MAX},
+        {"/proc/sys/fs/inotify/max_user_instances", 128l * KEEPER_CELLS_MAX}, {"/proc/sys/fs/inotify/max_user_watches", 16384l * KEEPER_CELLS_MAX},
         {"/proc/sys/user/max_user_namespaces", 128l * KEEPER_CELLS_MAX},   {"/proc/sys/user/max_pid_namespaces", 128l * KEEPER_CELLS_MAX},
         {"/proc/sys/user/max_net_namespaces", 128l * KEEPER_CELLS_MAX},    {"/proc/sys/user/max_mnt_namespaces", 128l * KEEPER_CELLS_MAX},
         {"/proc/sys/user/max_ipc_namespaces", 128l * KEEPER_CELLS_MAX},    {"/proc/sys/user/max_uts_namespaces", 128l * KEEPER_CELLS_MAX},
         {"/proc/sys/user/max_cgroup_namespaces", 128l * KEEPER_CELLS_MAX}, {"/proc/sys/kernel/pty/max", (long)HOST_PTYS_PER_CELL * KEEPER_CELLS_MAX},
     };
     for (size_t i = 0; i < sizeof limit / sizeof *limit; i++) {
-        cleanup_close int fd = open(limit[i].file, O_RDWR | O_CLOEXEC);
+        cleanup_close int in = open(limit[i].file, O_RDONLY | O_CLOEXEC);
         char text[32] = "";
-        if (fd < 0 || read(fd, text, sizeof text - 1) <= 0 || atol(text) >= limit[i].want) continue;
+        if (in < 0 || read(in, text, sizeof text - 1) <= 0 || atol(text) >= limit[i].want) continue;
+        /* below user/ writing takes CAP_SYS_RESOURCE, which root of a container may lack */
+        cleanup_close int out = open(limit[i].file, O_WRONLY | O_CLOEXEC);
         int n = snprintf(text, sizeof text, "%ld", limit[i].want);
-        if (pwrite(fd, text, (size_t)n, 0) < 0) log_warn("cannot raise %s: %s", limit[i].file, strerror(errno));
+        if (out < 0 || write(out, text, (size_t)n) < 0) log_warn("cannot raise %s: %s", limit[i].file, strerror(errno));
     }
 }
 
@@ -163,17 +165,26 @@ static int lower_rlimit(int what, rlim_t value, struct rlimit *out) {
     return 0;
 }
 
+/* Signals that wait are counted per cell, and for all cells together up to the keeper's own hard limit: endless where it could be lifted
+ * (main.c), else every cell gets a share of it, small enough that a few hostile ones do not use it up. */
+static rlim_t pending_signals(void) {
+    enum { SHARES = 256, MOST = 4096 };
+    struct rlimit r;
+    if (getrlimit(RLIMIT_SIGPENDING, &r) || r.rlim_max / SHARES >= MOST) return MOST;
+    return r.rlim_max / SHARES > 64 ? r.rlim_max / SHARES : 64;
+}
+
 int child_rlimits(uint32_t open_files, struct err *e) {
     const struct {
         int what;
         rlim_t value;
     } limit[] = {
-        {RLIMIT_NOFILE, open_files}, {RLIMIT_CORE, HOST_NO_CORE}, {RLIMIT_SIGPENDING, 4096}, {RLIMIT_MSGQUEUE, 819200},
+        {RLIMIT_NOFILE, open_files}, {RLIMIT_CORE, HOST_NO_CORE}, {RLIMIT_SIGPENDING, pending_signals()}, {RLIMIT_MSGQUEUE, 0},
         {RLIMIT_MEMLOCK, 64u << 20}, {RLIMIT_RTPRIO, 0},        {RLIMIT_NICE, 0},          {RLIMIT_NPROC, RLIM_INFINITY},
     };
     for (size_t i = 0; i < sizeof limit / sizeof *limit; i++) {
         struct rlimit r;
-        if (host.off[LAYER_USERLIMITS] && (limit[i].what == RLIMIT_SIGPENDING || limit[i].what == RLIMIT_MSGQUEUE)) continue;
+        if (host.off[LAYER_USERLIMITS] && limit[i].what == RLIMIT_SIGPENDING) continue;
         if (lower_rlimit(limit[i].what, limit[i].value, &r) || setrlimit((__rlimit_resource_t)limit[i].what, &r))
             return err_sys(e, errno, "resource limit %d", limit[i].what);
     }

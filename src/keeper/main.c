@@ -86,6 +86,8 @@ static void prepare_process(void) {
     }
     const struct rlimit no_core = {HOST_NO_CORE, HOST_NO_CORE}; /* here: a child cannot raise a hard limit of 0 any more */
     (void)setrlimit(RLIMIT_CORE, &no_core);
+    const struct rlimit endless = {RLIM_INFINITY, RLIM_INFINITY}; /* host.c, pending_signals */
+    (void)setrlimit(RLIMIT_SIGPENDING, &endless);
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&set);

@@ -316,6 +316,32 @@ def test_environment(py):
     assert py.run(code).text == "['1', 'a=b', None]"
 
 
+def test_time_zone(py):
+    code = "import time; time.strftime('%Z', time.localtime(0))"
+    assert py.run(code, before=harness.frame(harness.TEMPENV, b"TZ=Asia/Tokyo\0")).text == "'JST'"
+    assert py.run(code).text != "'JST'"
+
+
+def test_pip_without_network_says_so_at_once(py):
+    py.run("import socket; real = socket.if_nameindex; socket.if_nameindex = lambda: [(1, 'lo')]")
+    e = py.run("%pip install nosuchpackage")
+    py.run("socket.if_nameindex = real")
+    assert e.error["name"] == "UsageError" and "no network" in e.error["value"]
+
+
+def test_event_loop_survives_the_loss_of_its_descriptors(py):
+    """What a fork of a live context does to it: timers and tasks go on."""
+    py.run("import asyncio, os\nticks = []\nasync def tick():\n    while True:\n        ticks.append(1)\n"
+           "        await asyncio.sleep(0.01)\nt = asyncio.create_task(tick())\nawait asyncio.sleep(0.05)")  # fmt: skip
+    py.run("loop = t.get_loop()\nfor fd in (loop._ssock.fileno(), loop._csock.fileno(), loop._selector.fileno()):\n"
+           "    os.close(fd)\nothers = [open('/dev/null') for _ in range(3)]\nbefore = len(ticks)")  # fmt: skip
+    assert py.run("await asyncio.sleep(0.1)\nlen(ticks) > before").text == "True"
+    assert py.run("await asyncio.to_thread(lambda: 'threaded')").text == "'threaded'"
+    assert py.run("p = await asyncio.create_subprocess_exec('echo', 'x', stdout=-1)\n(await p.communicate())[0]").text == "b'x\\n'"
+    assert py.run("import gc; gc.collect(); [os.fstat(f.fileno()).st_rdev > 0 for f in others]").text == "[True, True, True]"
+    py.run("t.cancel()")
+
+
 def test_working_directory(py, tmp_path):
     py.send(harness.frame(harness.CWD, str(tmp_path).encode() + b"\0"))
     assert py.run("import os; os.getcwd()").text == repr(str(tmp_path))

@@ -1,11 +1,11 @@
 /* Fuzz target (libFuzzer): bytes of a hostile cell into the daemon's two links, guest_link and context_link.
  *
  * Build and run, from the root of the repository:
- *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c
- * tests/fuzz/link_fuzz.c \
- *     src/cell/guest_link.c src/cell/guest_channel.c src/cell/context_link.c src/cell/seqpacket.c src/cell/text.c
- * src/wire/frame.c \ src/base/err.c src/base/buf.c src/base/id.c -luv -ljson-c -o /tmp/link_fuzz /tmp/link_fuzz
- * -max_total_time=10 tests/fuzz/link_corpus
+ *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c \
+ *     tests/fuzz/link_fuzz.c src/cell/guest_link.c src/cell/guest_channel.c src/cell/context_link.c \
+ *     src/cell/seqpacket.c src/cell/text.c src/wire/frame.c src/base/err.c src/base/buf.c src/base/id.c \
+ *     -luv -ljson-c -o /tmp/link_fuzz
+ *   /tmp/link_fuzz -max_total_time=10 tests/fuzz/link_corpus
  *
  * Input: one byte that chooses the link and how its owner behaves, then packets, each a little-endian u16 length and
  * that many bytes; a length of 0 is output on a pipe (context link only). What must hold: a link ends once and says

@@ -2,9 +2,10 @@
  * (text_parse_object).
  *
  * Build and run, from the root of the repository:
- *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c
- * tests/fuzz/manifest_fuzz.c \ src/cell/manifest.c src/cell/text.c src/base/buf.c src/base/id.c -ljson-c -o
- * /tmp/manifest_fuzz /tmp/manifest_fuzz -max_total_time=10 tests/fuzz/manifest_corpus
+ *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c \
+ *     tests/fuzz/manifest_fuzz.c src/cell/manifest.c src/cell/text.c src/base/buf.c src/base/id.c -ljson-c \
+ *     -o /tmp/manifest_fuzz
+ *   /tmp/manifest_fuzz -max_total_time=10 tests/fuzz/manifest_corpus
  *
  * What must hold: what is accepted is an object with the fields and types that its users take for granted, and cleaned
  * text is valid UTF-8 that cleaning leaves alone. */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "api/files_json.h"
+#include "api/host_name.h"
 #include "api/json_text.h"
 #include "api/query.h"
 #include "api/router.h"
@@ -242,6 +243,42 @@ static void file_entries_get_our_words(void **state) {
     json_object_put(entry);
 }
 
+static void hosts_are_split(void **state) {
+    (void)state;
+    char host[256];
+    int port;
+    assert_true(host_split("LocalHost:7070", host, &port));
+    assert_string_equal(host, "localhost");
+    assert_int_equal(port, 7070);
+    assert_true(host_split("[::1]:80", host, &port));
+    assert_string_equal(host, "::1");
+    assert_true(host_split("example.com.", host, &port)); /* the same name, written in full */
+    assert_string_equal(host, "example.com");
+    assert_int_equal(port, -1);
+    static const char *const wrong[] = {"", ":80", "a b", "a/b", "a@b", "[::1", "[::1]x", "a:99999", "a:-1", "a:1x", "\xc3\xa9"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) assert_false(host_split(wrong[i], host, &port));
+    char longest[300];
+    memset(longest, 'a', sizeof longest - 1);
+    longest[sizeof longest - 1] = 0;
+    assert_false(host_split(longest, host, &port));
+}
+
+static void loopback_and_origins(void **state) {
+    (void)state;
+    assert_true(host_is_loopback("127.0.0.1") && host_is_loopback("127.9.9.9") && host_is_loopback("::1"));
+    assert_true(host_is_loopback("localhost") && host_is_loopback("a.localhost"));
+    assert_false(host_is_loopback("localhost.evil.com") || host_is_loopback("evil-localhost") || host_is_loopback("128.0.0.1"));
+    assert_false(host_is_loopback("0.0.0.0") || host_is_loopback("127.1") || host_is_loopback(".localhost.x"));
+    assert_true(host_is_origin("http://localhost:7070", "localhost", 7070));
+    assert_true(host_is_origin("https://example.com", "example.com", -1));
+    assert_true(host_is_origin("http://EXAMPLE.com:80", "example.com", -1));
+    assert_false(host_is_origin("http://localhost:3000", "localhost", 7070)); /* another local page */
+    assert_false(host_is_origin("null", "localhost", 7070) || host_is_origin("file://", "localhost", -1));
+    assert_false(host_is_origin("http://evil.com@localhost:7070", "localhost", 7070));
+    assert_false(host_is_origin("chrome-extension://localhost", "localhost", -1));
+    assert_false(host_is_origin("http://localhost:7070/", "localhost", 7070));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(utf8_knows_its_forms),
@@ -256,6 +293,8 @@ int main(void) {
         cmocka_unit_test(json_says_where),
         cmocka_unit_test(json_text_comes_back),
         cmocka_unit_test(file_entries_get_our_words),
+        cmocka_unit_test(hosts_are_split),
+        cmocka_unit_test(loopback_and_origins),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

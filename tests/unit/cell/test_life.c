@@ -417,6 +417,40 @@ static void a_running_execution_is_finished_from_its_replay(void **state) {
     json_object_put(o);
 }
 
+/* A context that says nothing is given the default time and then made anew; one whose long execution is known is not.
+ */
+static void a_silent_context_is_made_again(void **state) {
+    FIXTURE;
+    struct driver_cell *dc;
+    struct heard h;
+    struct err err;
+    f->config.execute_timeout_default_ms = 60;
+    fake_cell(f, "{}", &dc);
+    fake_restart(f);
+    expect_takeover(f, dc);
+    assert_int_equal(context_interrupt(found(f, dc), "default", &err),
+                     0); /* what runs has no name, but can be stopped */
+    assert_int_equal(dc->signals[0][SIGINT], 1);
+    fake_execute(found(f, dc), "{\"code\":\"c\"}", true, &h, NULL);
+    run_until(f, dc->slots[0].makes == 2);
+    uint32_t n = peer_executes(f, dc, 0, "c");
+    peer_done(dc, 0, n, "ok");
+    run_until(f, h.end);
+    assert_string_equal(end_text(&h, "context_restarted"), "true");
+    json_object_put(h.end);
+}
+static void a_long_execution_is_left_alone(void **state) {
+    FIXTURE;
+    struct driver_cell *dc;
+    char id[64];
+    uint32_t n;
+    f->config.execute_timeout_default_ms = 60;
+    running_over_a_restart(f, &dc, id, &n);
+    fake_turns(f, 200);
+    assert_int_equal(dc->signals[0][SIGKILL], 0);
+    assert_int_equal(dc->slots[0].makes, 1);
+}
+
 static void a_result_that_is_not_there_is_lost(void **state) {
     FIXTURE;
     struct driver_cell *dc;
@@ -512,6 +546,8 @@ int main(void) {
         TEST(events_are_told_and_kept),
         TEST(cells_live_on),
         TEST(a_running_execution_is_finished_from_its_replay),
+        TEST(a_silent_context_is_made_again),
+        TEST(a_long_execution_is_left_alone),
         TEST(a_result_that_is_not_there_is_lost),
         TEST(a_context_that_died_meanwhile_is_lost),
         TEST(rows_without_a_cell_are_lost_and_unknown_cells_destroyed),

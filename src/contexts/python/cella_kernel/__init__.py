@@ -11,6 +11,7 @@ figures.py      matplotlib figures
 errors.py       exceptions to plain text
 streams.py      sys.stdout and sys.stderr on the real descriptors
 commands.py     child processes that an interrupt reaches
+loops.py        the event loop after a fork
 interrupt.py    who may be interrupted when
 wire.py         frames, packets, replay (src/wire/frame.h, src/wire/context_proto.h)
 """

@@ -10,13 +10,32 @@ from io import StringIO
 from IPython.core import async_helpers
 from IPython.core.compilerop import PyCF_MASK
 
-from . import display, errors, wire
+from . import display, errors, loops, wire
 from .figures import Figures
 from .interrupt import guarded
 
 SOURCE_MAX = 16 << 20  # characters of cells kept for tracebacks and inspect; the oldest go first
 _COROUTINE = 0x80  # inspect.CO_COROUTINE
 _ASYNC_FLAG = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+WARM = (b"warm = 1", b"warm + 1", b"'text'", b"[warm, 1.5]")
+WARM_ONCE = (
+    b"1 / 0",
+    b"import sys\nif 'pandas' in sys.modules: warm = sys.modules['pandas'].DataFrame({'a': [1]})\nwarm",
+    b"if 'matplotlib.pyplot' in sys.modules: warm = sys.modules['matplotlib.pyplot'].plot([0, 1])",
+)
+
+
+class _Sink:
+    """Where the warm-up's answers go."""
+
+    lock = wire.threading.RLock()
+    fd = -1
+
+    def send(self, messages):
+        for _kind, flags, _channel, payload in messages:
+            wire.cut(payload, flags)
 
 
 class Executor:
@@ -39,25 +58,37 @@ class Executor:
             linecache._ipython_cache = {}
 
     def warm_up(self):
-        """In the template: run the paths once that are slow the first time (imports, caches, fonts)."""
-        guarded(self.gate, self._warm_up)
+        """In the template: run what most executions run. The first time of many things is slow (imports, caches,
+        fonts), and CPython rewrites code while it is new: both cost every copy time and pages of its own."""
+        real, self.stream = self.stream, _Sink()
+        names = set(self.shell.user_ns)
+        try:
+            for source in WARM * 40 + WARM_ONCE:
+                self.run(0, 0, source)
+        finally:
+            self.stream = real
+            self._forget(names)
+
+    def _forget(self, names):
+        """Nothing ran yet: as the first user finds it."""
+        shell, ns = self.shell, self.shell.user_ns
+        for name in set(ns) - names:
+            del ns[name]
+        hook = shell.displayhook
+        hook._ = hook.__ = hook.___ = ns["_"] = ns["__"] = ns["___"] = ""
+        ns["_i"] = ns["_ii"] = ns["_iii"] = ""
+        ns["_oh"].clear()
+        shell.history_manager.input_hist_parsed[1:] = []
+        shell.history_manager.input_hist_raw[1:] = []
+        shell.execution_count = 1
+        while self._sources:
+            name, size = self._sources.popleft()
+            self._source_size -= size
+            linecache.cache.pop(name, None)
+            linecache._ipython_cache.pop(name, None)
+        self.replay.begin(0)
+        self.number = 0
         self.figures.forget()
-
-    def _warm_up(self):
-        import builtins
-        import sys
-
-        tree = compile("1 + 1", "<warm>", "exec", ast.PyCF_ONLY_AST)
-        self._evaluate(tree, "<warm>")
-        display.payload(*self.shell.display_formatter.format([builtins]))
-        errors.traceback_of(ValueError("warm"))
-        pandas = sys.modules.get("pandas")
-        if pandas is not None:
-            display.payload(*self.shell.display_formatter.format(pandas.DataFrame({"a": [1]})))
-        if "matplotlib.pyplot" in sys.modules:
-            figure = sys.modules["matplotlib.pyplot"].figure()
-            figure.add_subplot().plot([0, 1])
-            self.shell.display_formatter.format(figure)
 
     def awake(self):
         """In the process that will serve: from here a fork of the user's is a child, not a copy."""
@@ -244,6 +275,7 @@ class Executor:
             return value
 
         loop = async_helpers.get_asyncio_loop()
+        loops.repair(loop)
         asyncio.set_event_loop(loop)
         task = loop.create_task(whole())
         try:

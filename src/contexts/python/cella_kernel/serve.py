@@ -4,6 +4,7 @@ import getpass
 import os
 import sys
 import threading
+import time
 
 from . import wire
 from .display import to_json
@@ -46,7 +47,7 @@ class Server:
         if kind == wire.EXECUTE:
             self._execute(channel, flags, payload)
         elif kind == wire.SETENV:
-            self._environ.update(wire.environment_entries(payload))
+            self._set(wire.environment_entries(payload))
         elif kind == wire.TEMPENV:
             self._temporary += wire.environment_entries(payload)
         elif kind == wire.HELLO:
@@ -59,7 +60,7 @@ class Server:
         self.gate.mode = HELD
         if self._temporary:
             before = [(name, self._environ.get(name)) for name, _ in self._temporary]
-            self._environ.update(self._temporary)
+            self._set(self._temporary)
             self._temporary = []
             restore = lambda: self._restore(before)  # noqa: E731
         else:
@@ -74,6 +75,13 @@ class Server:
                 self._environ.pop(name, None)
             else:
                 self._environ[name] = value
+            if name == "TZ":
+                time.tzset()
+
+    def _set(self, pairs):
+        self._environ.update(pairs)
+        if any(name == "TZ" for name, _ in pairs):
+            time.tzset()
 
     def _chdir(self, payload):
         path = payload.rstrip(b"\0")
@@ -130,6 +138,6 @@ class Server:
                 with self.gate:
                     self.stream.send([(wire.INPUT_REQUEST, wire.REPLAY, self.executor.number, self._question)])
             elif kind == wire.SETENV:
-                self._environ.update(wire.environment_entries(payload))
+                self._set(wire.environment_entries(payload))
             else:
                 raise wire.Malformed("frame type %d while an execution waits for input" % kind)

@@ -72,7 +72,8 @@ def wait_to_be_copied(ready_fd):
     import ctypes
 
     before_fork = ctypes.pythonapi.PyOS_BeforeFork  # pairs with the PyOS_AfterFork_Child of wake.py
+    pause = signal.pause
+    before_fork()
     os.write(ready_fd, b"Z")
     os.close(ready_fd)
-    before_fork()
-    signal.pause()
+    pause()

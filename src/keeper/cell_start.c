@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fdpass.h"
 #include "jail/landlock_policy.h"
 #include "keeper/cell_root.h"
 #include "keeper/cgroup.h"
@@ -177,20 +178,8 @@ static int send_mounts(const struct cell_start *s, pid_t guest, int sync_fd, str
     if (layer < 0) return err_wrap(e, "layer");
     cleanup_close int dev = detached_mount(host.dev_fd, "", -1, 0, e);
     if (dev < 0) return err_wrap(e, "devices");
-    char byte = 'M';
-    struct iovec iov = {&byte, 1};
-    union {
-        char space[CMSG_SPACE(3 * sizeof(int))];
-        struct cmsghdr align;
-    } control = {0};
-    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(3 * sizeof(int));
     const int fds[3] = {lower, layer, dev};
-    memcpy(CMSG_DATA(c), fds, sizeof fds);
-    return sendmsg(sync_fd, &m, MSG_NOSIGNAL) == 1 ? 0 : err_sys(e, errno, "send the mounts");
+    return fdpass_send(sync_fd, "M", 1, fds, 3, 0) ? err_sys(e, errno, "send the mounts") : 0;
 }
 
 /* The exec closes the guest's end; anything it says before is the reason why it failed. */

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/fdpass.h"
 #include "keeper/cgroup.h"
 #include "keeper/host.h"
 #include "wire/context_proto.h"
@@ -56,20 +57,8 @@ static int streams_open(struct streams *s, struct err *e) {
 
 /* Leave the cell's ends in the guest's slot socket: T takes them out of there. */
 static int streams_post(int slot_fd, const struct streams *s, struct err *e) {
-    char byte = 'S';
-    struct iovec iov = {&byte, 1};
-    union {
-        char space[CMSG_SPACE(3 * sizeof(int))];
-        struct cmsghdr align;
-    } control = {0};
-    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof control.space};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(3 * sizeof(int));
     const int fds[3] = {s->control[1], s->out[1], s->err[1]};
-    memcpy(CMSG_DATA(c), fds, sizeof fds);
-    return sendmsg(slot_fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ? 0 : err_sys(e, errno, "hand the streams over");
+    return fdpass_send(slot_fd, "S", 1, fds, 3, MSG_DONTWAIT) ? err_sys(e, errno, "hand the streams over") : 0;
 }
 
 /* What T's calls point to; lies at STUB_SCRATCH. */

@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/fdpass.h"
 #include "base/id.h"
 #include "base/log.h"
 #include "keeper/capture.h"
@@ -30,24 +31,8 @@ static struct keeper_report report;
 
 /* Send one message with n descriptors. A daemon that does not read its socket is dropped: it can connect again and find everything. */
 static void send_reply(const struct keeper_reply *r, const int *fds, size_t n) {
-    struct iovec iov = {(void *)(uintptr_t)r, sizeof *r};
-    union {
-        char space[CMSG_SPACE(KEEPER_FDS_MAX * sizeof(int))];
-        struct cmsghdr align;
-    } control;
-    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
     if (client < 0) return;
-    if (n) {
-        memset(&control, 0, sizeof control);
-        m.msg_control = control.space;
-        m.msg_controllen = CMSG_SPACE(n * sizeof(int));
-        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(n * sizeof(int));
-        memcpy(CMSG_DATA(c), fds, n * sizeof(int));
-    }
-    if (sendmsg(client, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    if (fdpass_send(client, r, sizeof *r, fds, n, MSG_DONTWAIT)) {
         log_warn("daemon dropped: %s", strerror(errno));
         close_fd(&client);
     }

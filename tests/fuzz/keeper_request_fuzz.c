@@ -3,7 +3,7 @@
  *
  * Build and run, from the root of the repository:
  *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/keeper_request_fuzz.c \
- *     src/keeper/cell.c src/keeper/capture.c src/base/err.c src/base/id.c src/base/log.c -o /tmp/keeper_request_fuzz
+ *     src/keeper/cell.c src/keeper/capture.c src/base/err.c src/base/fdpass.c src/base/id.c src/base/log.c -o /tmp/keeper_request_fuzz
  *   /tmp/keeper_request_fuzz -max_total_time=10 tests/fuzz/keeper_request_corpus
  *
  * Input: requests one after the other. What must hold: no path, number or limit that was not checked reaches the system. */

@@ -179,6 +179,7 @@ static void listen_for_signals(struct daemon *d) {
 }
 
 static void close_parts(struct daemon *d) {
+    if (d->api.http) http_server_free(d->api.http);
     if (d->api.keys) keys_close(d->api.keys);
     if (d->api.store) store_close(d->api.store);
     if (d->api.metrics) metrics_close(d->api.metrics);

@@ -39,8 +39,7 @@ struct http_server {
     struct http_peer *peers;
     struct websocket *websockets;
     bool kicked, closing, in_run, idling;
-    unsigned handles; /* libuv handles that still have to close */
-    unsigned requests;
+    struct request *requests;
     uv_poll_t poll;   /* libmicrohttpd's epoll descriptor */
     uv_check_t check; /* runs libmicrohttpd after a turn that resumed something */
     uv_idle_t idle;   /* keeps the loop turning while libmicrohttpd has data in hand */
@@ -51,7 +50,6 @@ struct http_server {
 
 /* Run libmicrohttpd before this turn of the loop ends. */
 void http_server_kick(struct http_server *);
-void http_server_unref(struct http_server *); /* a request or handle went: frees the server when it was the last */
 
 /* http_peer.c */
 void http_peer_notice(void *arg, struct MHD_Connection *, void **slot, enum MHD_ConnectionNotificationCode);
@@ -68,6 +66,7 @@ void http_peer_tick(struct http_server *);
 uint64_t tcp_bytes_received(int fd);
 
 /* request.c */
+void request_free(struct request *); /* whoever holds it */
 void *request_first_line(void *arg, const char *uri, struct MHD_Connection *);
 enum MHD_Result request_access(void *arg, struct MHD_Connection *, const char *url, const char *method,
                                const char *version, const char *upload, size_t *upload_size, void **slot);

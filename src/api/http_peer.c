@@ -38,11 +38,7 @@ static void peer_open(struct http_server *s, struct MHD_Connection *conn, void *
 }
 
 static void on_poll_closed(uv_handle_t *handle) {
-    struct http_peer *p = handle->data;
-    struct http_server *s = p->server;
-    free(p);
-    s->handles--;
-    http_server_unref(s);
+    free(handle->data);
 }
 
 static void peer_close(struct http_server *s, struct http_peer *p) {
@@ -81,7 +77,6 @@ static void arm(struct http_peer *p) {
         if (uv_poll_init(p->server->config.loop, &p->poll, p->fd) < 0) return;
         p->poll.data = p;
         p->poll_ready = true;
-        p->server->handles++;
     }
     (void)uv_poll_start(&p->poll, UV_DISCONNECT, on_hangup);
 }

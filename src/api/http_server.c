@@ -180,7 +180,6 @@ struct http_server *http_server_open(const struct http_config *config, struct er
     uv_idle_init(config->loop, &s->idle);
     uv_timer_init(config->loop, &s->tick);
     uv_timer_init(config->loop, &s->watch);
-    s->handles = 5;
     http_server_kick(s); /* puts the listening socket into libmicrohttpd's set */
     run(s);
     return s;
@@ -189,16 +188,6 @@ struct http_server *http_server_open(const struct http_config *config, struct er
 int http_server_port(const struct http_server *s) { return s->port; }
 unsigned http_server_connections(const struct http_server *s) { return s->peers_count; }
 bool http_server_closing(const struct http_server *s) { return s->closing; }
-
-void http_server_unref(struct http_server *s) {
-    if (s->closing && !s->handles && !s->requests && !s->daemon) free(s);
-}
-
-static void on_handle_closed(uv_handle_t *handle) {
-    struct http_server *s = handle->data;
-    s->handles--;
-    http_server_unref(s);
-}
 
 void http_server_close(struct http_server *s) {
     s->closing = true;
@@ -221,9 +210,14 @@ void http_server_close(struct http_server *s) {
     struct MHD_Daemon *daemon = s->daemon;
     MHD_stop_daemon(daemon);
     s->daemon = NULL;
-    uv_close((uv_handle_t *)&s->poll, on_handle_closed);
-    uv_close((uv_handle_t *)&s->check, on_handle_closed);
-    uv_close((uv_handle_t *)&s->idle, on_handle_closed);
-    uv_close((uv_handle_t *)&s->tick, on_handle_closed);
-    uv_close((uv_handle_t *)&s->watch, on_handle_closed);
+    uv_close((uv_handle_t *)&s->poll, NULL);
+    uv_close((uv_handle_t *)&s->check, NULL);
+    uv_close((uv_handle_t *)&s->idle, NULL);
+    uv_close((uv_handle_t *)&s->tick, NULL);
+    uv_close((uv_handle_t *)&s->watch, NULL);
+}
+
+void http_server_free(struct http_server *s) {
+    while (s->requests) request_free(s->requests);
+    free(s);
 }

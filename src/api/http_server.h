@@ -42,9 +42,11 @@ int http_server_port(const struct http_server *);
 unsigned http_server_connections(const struct http_server *);
 /* True from http_server_close on: what ends now ends because the daemon stops. */
 bool http_server_closing(const struct http_server *);
-/* Answer what waits with 503, cut streams and WebSockets, close every socket. The memory goes when the loop has run its
- * closing callbacks and every request was released. */
+/* Answer what waits with 503, cut streams and WebSockets, close every socket. Handlers that asked for it (request_on_gone,
+ * stream_ops.gone, ...) are told. The loop then has to run until its handles are closed. */
 void http_server_close(struct http_server *);
+/* After that: free the server, and the requests whose answer nobody will give any more. */
+void http_server_free(struct http_server *);
 /* Split "ADDR:PORT" into a socket address. invalid_request. */
 int http_parse_listen(const char *text, struct sockaddr_storage *out, socklen_t *length, struct err *);
 bool http_address_is_loopback(const struct sockaddr *);

@@ -20,8 +20,11 @@ struct request *request_hold(struct request *rq) {
     return rq;
 }
 
-static void request_free(struct request *rq) {
+void request_free(struct request *rq) {
     struct http_server *s = rq->server;
+    if (rq->prev) rq->prev->next = rq->next;
+    else s->requests = rq->next;
+    if (rq->next) rq->next->prev = rq->prev;
     if (s->config.freed) s->config.freed(rq);
     if (rq->handshake) rq->handshake_over(rq, rq->handshake);
     if (rq->reply) MHD_destroy_response(rq->reply);
@@ -32,8 +35,6 @@ static void request_free(struct request *rq) {
     free(rq->uri);
     free(rq->path);
     free(rq);
-    s->requests--;
-    http_server_unref(s);
 }
 
 void request_release(struct request *rq) {
@@ -116,7 +117,9 @@ void *request_first_line(void *arg, const char *uri, struct MHD_Connection *conn
     struct http_peer *peer = info ? info->socket_context : NULL;
     struct request *rq = calloc(1, sizeof *rq);
     if (!rq) abort();
-    s->requests++;
+    rq->next = s->requests;
+    if (rq->next) rq->next->prev = rq;
+    s->requests = rq;
     rq->refs = 1;
     rq->server = s;
     rq->arg = s->config.arg;

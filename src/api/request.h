@@ -49,6 +49,7 @@ struct request {
 
     /* of the server */
     struct http_server *server;
+    struct request *next, *prev; /* of all requests */
     struct http_peer *peer;
     struct MHD_Connection *conn; /* NULL: the client is gone or has everything */
     struct MHD_Response *reply;

@@ -81,14 +81,11 @@ static void wire_message(wslay_event_context_ptr wire, const struct wslay_event_
 
 static void on_handle_closed(uv_handle_t *handle) {
     struct websocket *ws = handle->data;
-    struct http_server *s = ws->server;
     if (--ws->handles) return;
     buf_free(&ws->out);
     buf_free(&ws->early);
     wslay_event_context_free(ws->wire);
     free(ws);
-    s->handles--;
-    http_server_unref(s);
 }
 
 static void die(struct websocket *ws) {
@@ -243,7 +240,6 @@ static void on_upgrade(void *cls, struct MHD_Connection *conn, void *con_cls, co
     ws->next = s->websockets;
     if (ws->next) ws->next->prev = ws;
     s->websockets = ws;
-    s->handles++;
     ws->handles = 2;
     ws->poll.data = ws->timer.data = ws;
     uv_timer_init(s->config.loop, &ws->timer);

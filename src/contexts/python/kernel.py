@@ -39,6 +39,7 @@ def main():
     zygote.load_environment()
     zygote.run_preload(the_shell.user_ns)
     executor.warm_up()
+    wake.prepare()
     zygote.settle()
 
     if not direct:

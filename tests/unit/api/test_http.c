@@ -212,6 +212,7 @@ static int teardown(void **state) {
     (void)state;
     uv_async_send(&stop_it);
     pthread_join(thread, NULL);
+    http_server_free(server);
     return uv_loop_close(&loop); /* every handle was closed */
 }
 

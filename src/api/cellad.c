@@ -18,9 +18,7 @@ static struct driver *open_driver(uv_loop_t *loop, const struct daemon_options *
         if (!not_yet || monotonic_ms() > until) return NULL;
         nanosleep(&pause, NULL);
     }
-    if (o->pool_filled >= 0 || o->pool_empty >= 0)
-        process_driver_pool(driver, (unsigned)(o->pool_filled < 0 ? 0 : o->pool_filled),
-                            (unsigned)(o->pool_empty < 0 ? 0 : o->pool_empty));
+    process_driver_pool(driver, o->pool_filled, o->pool_empty);
     process_driver_limits(driver, &o->world.limits_default);
     return driver;
 }

@@ -157,8 +157,8 @@ static bool remove_rest(struct cell *c) {
     struct err e;
     if (cgroup_remove(c->id)) return false;
     if (layer_remove(c->id, &e)) log_warn("%s", e.text);
+    clear(c); /* before the answer: it means that nothing is left */
     if (c->destroy_asked) on_cell_removed(c);
-    clear(c);
     return true;
 }
 

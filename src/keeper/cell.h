@@ -33,7 +33,7 @@ extern struct cell cells[KEEPER_CELLS_MAX];
 /* What the server tells the daemon. */
 void on_context_exit(struct cell *, int slot, enum keeper_fate, int code);
 void on_cell_gone(struct cell *, enum keeper_fate);
-void on_cell_removed(struct cell *); /* after cell_destroy; the entry is freed when this returns */
+void on_cell_removed(struct cell *); /* after cell_destroy; the entry is free already, its numbers still stand in it */
 
 struct cell *cell_find(uint32_t index, uint32_t serial);
 uint32_t cell_index(const struct cell *);

@@ -47,6 +47,7 @@ struct process_driver {
     struct driver_listener listener;
     struct driver_cell *cells;
     struct pool *pools;
+    struct ensure *ensuring; /* zygotes that are asked for */
     struct create *handed_first, *handed_last; /* creates served from a pool, delivered on the next turn */
     uv_idle_t turn;
     uv_timer_t refill_timer;

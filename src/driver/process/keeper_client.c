@@ -91,7 +91,7 @@ static void fail_all(struct keeper_client *k) {
     while (c) {
         struct call *next = c->next;
         struct err e;
-        err_hint(&e, ERR_LOST, "the keeper's log says why; `cella up` starts it again", "the keeper ended before it answered");
+        err_hint(&e, ERR_UNAVAILABLE, "the keeper's log says why; `cella up` starts it again", "the keeper is gone");
         c->done(c->arg, &e, NULL, NULL, 0);
         free(c);
         c = next; /* an answer may call again: that call is on the new list */
@@ -111,6 +111,7 @@ static void on_retry(uv_timer_t *t) {
     struct keeper_client *k = t->data;
     struct err e;
     if (attach(k, &e)) {
+        fail_all(k); /* what was asked since */
         uv_timer_start(&k->retry, on_retry, RECONNECT_MS, 0);
         return;
     }
@@ -229,7 +230,7 @@ void keeper_call(struct keeper_client *k, struct keeper_request *q, keeper_answe
     else k->first = c;
     k->last = c;
     k->pending++;
-    if (k->fd < 0) return; /* sent when a keeper is back; pings of the caller's own time limit end earlier */
+    if (k->fd < 0) return; /* sent if a keeper is back at the next try, else it fails then */
     if (!send_unsent(k)) return; /* the poll sees the end of the connection and fails everything */
     want(k);
 }

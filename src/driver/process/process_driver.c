@@ -86,25 +86,54 @@ static void simple_call(struct process_driver *d, struct keeper_request *q, driv
 
 /* ---- zygotes ---- */
 
+/* One request to the keeper per template and language, however many wait for it. */
 struct ensure {
+    struct ensure *next;
+    struct process_driver *driver;
+    char template_id[TEMPLATE_ID_HEX + 1];
+    uint32_t language;
+    struct waiter *waiting;
+};
+
+struct waiter {
+    struct waiter *next;
     void (*done)(void *arg, struct err *, bool cold);
     void *arg;
 };
 
 static void on_zygote_started(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
-    struct ensure *w = arg;
+    struct ensure *z = arg, **at = &z->driver->ensuring;
     (void)fds, (void)n;
-    w->done(w->arg, e, r && r->cold);
-    free(w);
+    while (*at != z) at = &(*at)->next;
+    *at = z->next; /* before the callbacks: one may ask again */
+    for (struct waiter *w = z->waiting, *next; w; w = next) {
+        next = w->next;
+        w->done(w->arg, e, r && r->cold);
+        free(w);
+    }
+    free(z);
+}
+
+static struct ensure *ensure_start(struct process_driver *d, const char *template_id, uint32_t language) {
+    struct keeper_request q = {.op = KEEPER_ZYGOTE_START, .language = language};
+    struct ensure *z = calloc(1, sizeof *z);
+    if (!z) abort();
+    *z = (struct ensure){.next = d->ensuring, .driver = d, .language = language};
+    (void)snprintf(z->template_id, sizeof z->template_id, "%s", template_id);
+    (void)snprintf(q.template_id, sizeof q.template_id, "%s", template_id);
+    d->ensuring = z;
+    keeper_call(d->keeper, &q, on_zygote_started, z);
+    return z;
 }
 
 void zygote_ensure(struct process_driver *d, const char *template_id, uint32_t language, void (*done)(void *, struct err *, bool), void *arg) {
-    struct ensure *w = calloc(1, sizeof *w);
-    struct keeper_request q = {.op = KEEPER_ZYGOTE_START, .language = language};
+    struct ensure *z = d->ensuring;
+    struct waiter *w = calloc(1, sizeof *w);
     if (!w) abort();
-    *w = (struct ensure){done, arg};
-    (void)snprintf(q.template_id, sizeof q.template_id, "%s", template_id);
-    keeper_call(d->keeper, &q, on_zygote_started, w);
+    while (z && (z->language != language || strcmp(z->template_id, template_id))) z = z->next;
+    if (!z) z = ensure_start(d, template_id, language);
+    *w = (struct waiter){z->waiting, done, arg};
+    z->waiting = w;
 }
 
 /* ---- contexts ---- */
@@ -217,7 +246,7 @@ struct destroy_call {
 static void on_destroyed(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
     struct destroy_call *s = arg;
     (void)r, (void)fds, (void)n;
-    bool gone = e && (e->sys_errno == ENOENT || !strcmp(e->code, ERR_LOST)); /* it died by itself meanwhile, or with the keeper */
+    bool gone = e && (e->sys_errno == ENOENT || !strcmp(e->code, ERR_UNAVAILABLE)); /* it died by itself meanwhile, or with the keeper */
     if (s->done) s->done(s->arg, gone ? NULL : e);
     process_cell_free(s->cell);
     free(s);
@@ -369,6 +398,14 @@ static void driver_close(struct driver *base) {
     struct process_driver *d = self(base);
     keeper_client_close(d->keeper);
     while (d->cells) process_cell_free(d->cells);
+    for (struct ensure *z = d->ensuring, *next; z; z = next) {
+        next = z->next;
+        for (struct waiter *w = z->waiting, *wn; w; w = wn) {
+            wn = w->next;
+            free(w);
+        }
+        free(z);
+    }
     pool_close_all(d);
     uv_idle_stop(&d->turn);
     uv_timer_stop(&d->refill_timer);
@@ -385,9 +422,9 @@ static const struct driver_ops ops = {
     .destroy = destroy, .id = cell_id_of, .report = report, .close = driver_close,
 };
 
-void process_driver_pool(struct driver *base, unsigned filled, unsigned empty) {
-    self(base)->filled_target = filled;
-    self(base)->empty_target = empty;
+void process_driver_pool(struct driver *base, long long filled, long long empty) {
+    if (filled >= 0) self(base)->filled_target = (unsigned)filled;
+    if (empty >= 0) self(base)->empty_target = (unsigned)empty;
     pool_refill_all(self(base));
 }
 

@@ -11,7 +11,7 @@
 /* Connect to the keeper's socket. NULL with *err when there is none. */
 struct driver *process_driver_open(uv_loop_t *loop, const char *keeper_socket, struct err *);
 
-/* How many cells a warm template keeps ready; takes effect at once. Defaults: see process_driver.c. */
-void process_driver_pool(struct driver *, unsigned filled, unsigned empty);
+/* How many cells a warm template keeps ready; takes effect at once. -1: the default (process_driver.c). */
+void process_driver_pool(struct driver *, long long filled, long long empty);
 /* What a pooled cell is made with; a create with other limits changes them (one more call to the keeper). */
 void process_driver_limits(struct driver *, const struct cell_limits *);

@@ -119,7 +119,7 @@ class Check:
         report = self.scratch / "junit.xml"
         report.unlink(missing_ok=True)
         environment = os.environ | {"CELLA_BUILD": str(self.build / "bin"), "CELLA_CONTEXTS": str(self.build / "contexts"),
-                                    "CELLA_BUILD_LAYERS": str(self.layers / "bin"), "PYTHONDONTWRITEBYTECODE": "1"} | (env or {})
+                                    "CELLA_TEST_LAYERS_BUILD": str(self.layers / "bin"), "PYTHONDONTWRITEBYTECODE": "1"} | (env or {})
         environment.pop("CELLA_URL", None)
         done = subprocess.run([PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "--color=no", f"--junit-xml={report}", *paths],
                               cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -209,7 +209,7 @@ class Check:
         return self.pytest("tests/cli")
 
     def hostile(self) -> Counts:
-        problem = self.compile(self.layers, ["-Dtest_layers=true"], targets=("src/keeper/cella-keeper", "src/guest/cella-guest", "src/api/cellad"))
+        problem = self.compile(self.layers, ["-Dtest_layers=true"], targets=("src/keeper/cella-keeper",))
         if problem:
             counts = Counts()
             counts.fail(f"the build whose layers can be switched off failed:\n{problem}")

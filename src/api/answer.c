@@ -2,8 +2,10 @@
 #include "api/handlers.h"
 
 static void answer(struct request *rq, unsigned status, struct err *e, struct json_object *json) {
-    if (e) reply_err(rq, e);
-    else reply_json(rq, status, json ? json_object_get(json) : json_object_new_object());
+    if (e)
+        reply_err(rq, e);
+    else
+        reply_json(rq, status, json ? json_object_get(json) : json_object_new_object());
     request_release(rq);
 }
 
@@ -12,8 +14,10 @@ void answer_created(void *rq, struct err *e, struct json_object *json) { answer(
 
 void answer_empty(void *arg, struct err *e) {
     struct request *rq = arg;
-    if (e) reply_err(rq, e);
-    else reply_empty(rq, 204);
+    if (e)
+        reply_err(rq, e);
+    else
+        reply_empty(rq, 204);
     request_release(rq);
 }
 

@@ -61,9 +61,12 @@ void api_begin(struct request *rq) {
     unsigned status = 0;
     char allow[64] = "";
     if (admit(rq, &status, allow, &e) < 0) {
-        if (allow[0] && strcmp(rq->method, "OPTIONS") == 0) reply_empty(rq, 204);
-        else if (status) reply_err_as(rq, status, &e);
-        else reply_err(rq, &e);
+        if (allow[0] && strcmp(rq->method, "OPTIONS") == 0)
+            reply_empty(rq, 204);
+        else if (status)
+            reply_err_as(rq, status, &e);
+        else
+            reply_err(rq, &e);
         if (allow[0]) reply_header(rq, "Allow", allow);
         if (rq->status == 401) reply_header(rq, "WWW-Authenticate", "Bearer realm=\"cella\"");
         return;

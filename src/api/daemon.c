@@ -39,7 +39,8 @@ static void raise_limits(struct daemon_options *o) {
         (void)setrlimit(RLIMIT_NOFILE, &files);
     }
     /* A cell costs about six descriptors: clients may not use up what cells need. */
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur != RLIM_INFINITY && o->http.connections_max > files.rlim_cur / 4)
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur != RLIM_INFINITY &&
+        o->http.connections_max > files.rlim_cur / 4)
         o->http.connections_max = (unsigned)(files.rlim_cur / 4);
 }
 
@@ -135,8 +136,10 @@ static void on_signal(uv_signal_t *handle, int signo) {
 static void on_warm(void *arg, struct err *e) {
     struct daemon *d = arg;
     if (d->stopping) return;
-    if (e) log_warn("the template \"%s\" is not ready: %s", d->options->warm, e->text);
-    else log_info("the template \"%s\" is ready", d->options->warm);
+    if (e)
+        log_warn("the template \"%s\" is not ready: %s", d->options->warm, e->text);
+    else
+        log_info("the template \"%s\" is ready", d->options->warm);
 }
 
 static void warm(struct daemon *d) {

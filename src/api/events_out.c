@@ -23,6 +23,8 @@ void event_send(struct stream *st, enum event_format format, const char *name, c
 
 void event_keepalive(struct stream *st, enum event_format format) {
     static const char comment[] = ": keepalive\n\n", object[] = "{\"type\":\"keepalive\"}\n";
-    if (format == FORMAT_SSE) stream_write(st, comment, sizeof comment - 1);
-    else stream_write(st, object, sizeof object - 1);
+    if (format == FORMAT_SSE)
+        stream_write(st, comment, sizeof comment - 1);
+    else
+        stream_write(st, object, sizeof object - 1);
 }

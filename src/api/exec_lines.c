@@ -33,8 +33,10 @@ static void lines_free(struct lines *l) {
 }
 
 static void pause_source(struct lines *l, bool paused) {
-    if (l->live.ex) execution_pause(l->live.ex, paused);
-    else if (l->process) process_pause(l->process, paused);
+    if (l->live.ex)
+        execution_pause(l->live.ex, paused);
+    else if (l->process)
+        process_pause(l->process, paused);
 }
 
 static void put_line(struct lines *l, int stream, const char *text, size_t n) {
@@ -127,8 +129,10 @@ static void drained(void *arg) { pause_source(arg, false); }
 static void gone(void *arg) {
     struct lines *l = arg;
     bool stop = !request_stopping(l->rq);
-    if (l->live.ex) execution_detach(l->live.ex, stop);
-    else process_detach(l->process, stop);
+    if (l->live.ex)
+        execution_detach(l->live.ex, stop);
+    else
+        process_detach(l->process, stop);
     lines_free(l);
 }
 
@@ -146,7 +150,8 @@ static struct json_object *bash_body(struct request *rq, const char *code) {
 static int start(struct lines *l, struct err *e) {
     struct request *rq = l->rq;
     const char *language = NULL, *code = NULL;
-    if (json_get_text(rq->body, "language", &language, e) < 0 || json_get_text(rq->body, "code", &code, e) < 0) return -1;
+    if (json_get_text(rq->body, "language", &language, e) < 0 || json_get_text(rq->body, "code", &code, e) < 0)
+        return -1;
     bool shell = language && (!strcmp(language, "bash") || !strcmp(language, "sh") || !strcmp(language, "shell"));
     if (!shell) {
         struct execution *ex = execution_start(rq->cell, rq->body, false, true, on_execution, l, e);

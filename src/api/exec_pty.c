@@ -73,8 +73,10 @@ static int resize(struct terminal *t, struct json_object *message, struct err *e
     long long rows = 0, cols = 0;
     struct json_object *size = json_field(message, "resize");
     if (!json_object_is_type(size, json_type_object))
-        return err_hint(e, ERR_INVALID, "send {\"resize\":{\"rows\":24,\"cols\":80}}", "text messages must be a resize");
-    if (json_get_int(size, "rows", 1, 1000, &rows, e) < 0 || json_get_int(size, "cols", 1, 1000, &cols, e) < 0) return -1;
+        return err_hint(e, ERR_INVALID, "send {\"resize\":{\"rows\":24,\"cols\":80}}",
+                        "text messages must be a resize");
+    if (json_get_int(size, "rows", 1, 1000, &rows, e) < 0 || json_get_int(size, "cols", 1, 1000, &cols, e) < 0)
+        return -1;
     if (!rows || !cols) return err_set(e, ERR_INVALID, "\"resize\" needs rows and cols");
     return process_resize(t->process, (int)rows, (int)cols, e);
 }
@@ -125,7 +127,8 @@ static struct json_object *terminal_body(struct request *rq, struct err *e) {
     if (query_number(&rq->query, "rows", 1, 1000, 24, &rows, e) < 0 ||
         query_number(&rq->query, "cols", 1, 1000, 80, &cols, e) < 0)
         return NULL;
-    struct json_object *body = json_object_new_object(), *pty = json_object_new_object(), *env = json_object_new_object();
+    struct json_object *body = json_object_new_object(), *pty = json_object_new_object(),
+                       *env = json_object_new_object();
     const char *cmd = request_query(rq, "cmd"), *cwd = request_query(rq, "cwd"), *user = request_query(rq, "user");
     json_set_int(pty, "rows", rows);
     json_set_int(pty, "cols", cols);

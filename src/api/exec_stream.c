@@ -29,7 +29,8 @@ static void send_json(struct watch *w, const char *type, struct json_object *jso
     buf_free(&fields);
 }
 
-static void send_chunk(struct watch *w, const char *type, struct utf8_tail *tail, const void *bytes, size_t n, bool last) {
+static void send_chunk(struct watch *w, const char *type, struct utf8_tail *tail, const void *bytes, size_t n,
+                       bool last) {
     struct buf b = {0};
     buf_printf(&b, "{\"type\":\"%s\",\"chunk\":", type);
     if (json_put_bytes(&b, tail, bytes, n, last)) {
@@ -52,8 +53,10 @@ static void send_error(struct watch *w, const struct err *e) {
 static void ended(struct watch *w, struct json_object *json, struct err *e) {
     send_chunk(w, "stdout", &w->out, NULL, 0, true);
     send_chunk(w, "stderr", &w->err, NULL, 0, true);
-    if (e) send_error(w, e);
-    else send_json(w, "exit", json);
+    if (e)
+        send_error(w, e);
+    else
+        send_json(w, "exit", json);
     stream_end(w->st);
     watch_free(w);
 }

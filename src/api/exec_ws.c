@@ -1,8 +1,10 @@
 /* GET …/exec/ws: many commands over one WebSocket.
  *
- *   client  {"id","cmd",…fields of exec} start · {"id","stdin":"…"} · {"id","stdin_eof":true} · {"id","signal":"SIGINT"} ·
+ *   client  {"id","cmd",…fields of exec} start · {"id","stdin":"…"} · {"id","stdin_eof":true} ·
+ * {"id","signal":"SIGINT"} ·
  *           {"id","cancel":true} kill
- *   daemon  {"id","stream":"stdout|stderr","data"} · {"id","exit":n|null,"signal","status","duration_ms"} · {"id","error"}
+ *   daemon  {"id","stream":"stdout|stderr","data"} · {"id","exit":n|null,"signal","status","duration_ms"} ·
+ * {"id","error"}
  */
 #include <signal.h>
 #include <stdlib.h>
@@ -12,7 +14,7 @@
 #include "api/websocket.h"
 #include "cell/process.h"
 
-#define COMMANDS_MAX 64        /* at once on one connection */
+#define COMMANDS_MAX 64              /* at once on one connection */
 #define STDIN_WAITING_MAX (2u << 20) /* bytes of all commands that their processes did not take yet */
 
 struct hub;
@@ -35,8 +37,10 @@ struct hub {
 };
 
 static void command_free(struct command *c) {
-    if (c->prev) c->prev->next = c->next;
-    else c->hub->commands = c->next;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        c->hub->commands = c->next;
     if (c->next) c->next->prev = c->prev;
     c->hub->count--;
     buf_free(&c->in);
@@ -62,7 +66,8 @@ static void pause_all(struct hub *h, bool paused) {
         if (c->process) process_pause(c->process, paused);
 }
 
-static void say_output(struct command *c, const char *stream, struct utf8_tail *tail, const void *bytes, size_t n, bool last) {
+static void say_output(struct command *c, const char *stream, struct utf8_tail *tail, const void *bytes, size_t n,
+                       bool last) {
     struct hub *h = c->hub;
     struct buf b = {0};
     buf_printf(&b, "{\"id\":%s,\"stream\":\"%s\",\"data\":", c->id, stream);
@@ -112,8 +117,10 @@ static void on_process(void *arg, struct process *p, enum process_event event, s
     case PROCESS_END:
         say_output(c, "stdout", &c->out, NULL, 0, true);
         say_output(c, "stderr", &c->err, NULL, 0, true);
-        if (e) say_error(c->hub, c->id, e);
-        else say_exit(c, json);
+        if (e)
+            say_error(c->hub, c->id, e);
+        else
+            say_exit(c, json);
         buf_clear(&c->in);
         websocket_hold(c->hub->ws, false);
         command_free(c);
@@ -179,12 +186,18 @@ static void on_message(void *arg, struct websocket *ws, bool text, const uint8_t
     int bad = text ? json_parse_object((const char *)bytes, n, &message, &e)
                    : err_set(&e, ERR_INVALID, "messages must be text");
     struct json_object *name = json_field(message, "id");
-    if (name && (json_object_is_type(name, json_type_string) || json_object_is_type(name, json_type_int))) json_put(&id, name);
-    else buf_str(&id, "null");
-    if (!bad && !message) bad = err_set(&e, ERR_INVALID, "the message is empty");
-    else if (!bad && (!name || id.len > 200)) bad = err_set(&e, ERR_INVALID, "\"id\" must be a short string or a number");
-    else if (!bad && json_field(message, "cmd")) bad = start(h, id.data, message, &e);
-    else if (!bad) bad = control(h, id.data, message, &e);
+    if (name && (json_object_is_type(name, json_type_string) || json_object_is_type(name, json_type_int)))
+        json_put(&id, name);
+    else
+        buf_str(&id, "null");
+    if (!bad && !message)
+        bad = err_set(&e, ERR_INVALID, "the message is empty");
+    else if (!bad && (!name || id.len > 200))
+        bad = err_set(&e, ERR_INVALID, "\"id\" must be a short string or a number");
+    else if (!bad && json_field(message, "cmd"))
+        bad = start(h, id.data, message, &e);
+    else if (!bad)
+        bad = control(h, id.data, message, &e);
     if (bad) say_error(h, id.data, &e);
     cell_touch(h->rq->cell);
     buf_free(&id);

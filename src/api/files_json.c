@@ -30,7 +30,8 @@ struct json_object *files_entry(struct json_object *guest) {
     json_set_text(out, "mode", text);
     (void)snprintf(text, sizeof text, "%04o", mode);
     json_set_text(out, "permissions", text);
-    if (gmtime_r(&seconds, &tm) && strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm)) json_set_text(out, "mtime", text);
+    if (gmtime_r(&seconds, &tm) && strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm))
+        json_set_text(out, "mtime", text);
     return out;
 }
 

@@ -36,8 +36,10 @@ static bool is_own_address(struct request *rq, const char *host) {
     socklen_t n = sizeof a;
     char text[INET6_ADDRSTRLEN] = "";
     if (!rq->peer || getsockname(rq->peer->fd, (void *)&a, &n) < 0) return false;
-    if (a.ss_family == AF_INET) inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)&a)->sin_addr, text, sizeof text);
-    else if (a.ss_family == AF_INET6) inet_ntop(AF_INET6, &((struct sockaddr_in6 *)(void *)&a)->sin6_addr, text, sizeof text);
+    if (a.ss_family == AF_INET)
+        inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)&a)->sin_addr, text, sizeof text);
+    else if (a.ss_family == AF_INET6)
+        inet_ntop(AF_INET6, &((struct sockaddr_in6 *)(void *)&a)->sin6_addr, text, sizeof text);
     return strcmp(text, host) == 0;
 }
 
@@ -94,8 +96,7 @@ int guard_key(struct request *rq, enum route_auth auth, struct err *e) {
     const char *key = key_of(rq);
     if (key && keys_check(api->keys, key, rq->key_id, sizeof rq->key_id)) return 0;
     if (key && !needed && !keys_any(api->keys)) return 0; /* clients that always send some key work out of the box */
-    if (key)
-        return err_hint(e, ERR_UNAUTHORIZED, "make one with `cella key create NAME`", "invalid api key");
+    if (key) return err_hint(e, ERR_UNAUTHORIZED, "make one with `cella key create NAME`", "invalid api key");
     if (!needed) return 0;
     return err_hint(e, ERR_UNAUTHORIZED, "send Authorization: Bearer cella_…; make a key with `cella key create NAME`",
                     "this daemon asks for an API key");

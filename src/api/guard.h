@@ -1,7 +1,7 @@
 /* guard.h: may this request come in at all? Checked on every route before anything else.
  *
- *  - Host must be a loopback name, the address the client connected to, or an allowed name: a web page that made its own
- *    name point at this machine (DNS rebinding) does not get in.
+ *  - Host must be a loopback name, the address the client connected to, or an allowed name: a web page that made its
+ * own name point at this machine (DNS rebinding) does not get in.
  *  - Origin, when a browser sends one, must be the same host and port as Host: no other web page drives this daemon.
  *  - A key is needed beyond loopback, for proxied requests, and on loopback with --require-key. */
 #pragma once

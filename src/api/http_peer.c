@@ -37,23 +37,27 @@ static void peer_open(struct http_server *s, struct MHD_Connection *conn, void *
     *slot = p;
 }
 
-static void on_poll_closed(uv_handle_t *handle) {
-    free(handle->data);
-}
+static void on_poll_closed(uv_handle_t *handle) { free(handle->data); }
 
 static void peer_close(struct http_server *s, struct http_peer *p) {
     http_peer_unwatch(p);
-    if (p->prev) p->prev->next = p->next;
-    else s->peers = p->next;
+    if (p->prev)
+        p->prev->next = p->next;
+    else
+        s->peers = p->next;
     if (p->next) p->next->prev = p->prev;
     s->peers_count--;
-    if (p->poll_ready) uv_close((uv_handle_t *)&p->poll, on_poll_closed);
-    else free(p);
+    if (p->poll_ready)
+        uv_close((uv_handle_t *)&p->poll, on_poll_closed);
+    else
+        free(p);
 }
 
 void http_peer_notice(void *arg, struct MHD_Connection *conn, void **slot, enum MHD_ConnectionNotificationCode code) {
-    if (code == MHD_CONNECTION_NOTIFY_STARTED) peer_open(arg, conn, slot);
-    else if (*slot) peer_close(arg, *slot);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        peer_open(arg, conn, slot);
+    else if (*slot)
+        peer_close(arg, *slot);
 }
 
 void http_peer_enter(struct http_peer *p, enum peer_state state) {
@@ -110,15 +114,17 @@ void http_peer_unwatch(struct http_peer *p) {
     if (p->poll_ready) uv_poll_stop(&p->poll);
 }
 
-/* The answer to a request that never got whole. libmicrohttpd takes no response before the head is read or in the middle
- * of a body; nothing was sent on this connection for this request, so the bytes may go straight to the socket. */
+/* The answer to a request that never got whole. libmicrohttpd takes no response before the head is read or in the
+ * middle of a body; nothing was sent on this connection for this request, so the bytes may go straight to the socket.
+ */
 static void too_slow(struct http_peer *p, const char *what) {
     static const char body[] = "{\"error\":\"the request came too slowly\",\"code\":\"request_timeout\","
                                "\"hint\":\"send the whole request without pauses\"}";
     char text[512];
     int n = snprintf(text, sizeof text,
                      "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-                     "Connection: close\r\n\r\n%s", sizeof body - 1, body);
+                     "Connection: close\r\n\r\n%s",
+                     sizeof body - 1, body);
     log_debug("http: connection closed, %s came too slowly", what);
     if (send(p->fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) log_debug("http: the client does not even read");
     (void)shutdown(p->fd, SHUT_RDWR);
@@ -129,9 +135,12 @@ static void check_idle(struct http_peer *p, int64_t now) {
     const struct http_config *c = &p->server->config;
     int64_t age = now - p->since_ms;
     if (age < c->header_timeout_ms) return;
-    if (p->received_mark == MARK_LATER) p->received_mark = tcp_bytes_received(p->fd);
-    else if (tcp_bytes_received(p->fd) > p->received_mark) too_slow(p, "a request line");
-    else if (age >= c->idle_timeout_ms) (void)shutdown(p->fd, SHUT_RDWR);
+    if (p->received_mark == MARK_LATER)
+        p->received_mark = tcp_bytes_received(p->fd);
+    else if (tcp_bytes_received(p->fd) > p->received_mark)
+        too_slow(p, "a request line");
+    else if (age >= c->idle_timeout_ms)
+        (void)shutdown(p->fd, SHUT_RDWR);
 }
 
 static void check_body(struct http_peer *p, int64_t now) {

@@ -32,7 +32,8 @@ void http_config_defaults(struct http_config *c) {
 }
 
 bool http_address_is_loopback(const struct sockaddr *a) {
-    if (a->sa_family == AF_INET) return (ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24) == 127;
+    if (a->sa_family == AF_INET)
+        return (ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24) == 127;
     if (a->sa_family != AF_INET6) return false;
     const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
     return IN6_IS_ADDR_LOOPBACK(six) || (IN6_IS_ADDR_V4MAPPED(six) && six->s6_addr[12] == 127);
@@ -45,8 +46,8 @@ int http_parse_listen(const char *text, struct sockaddr_storage *out, socklen_t 
     unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
     size_t n = colon ? (size_t)(colon - text) : 0;
     if (!colon || !colon[1] || *end || port > 65535 || colon[1] == '-' || n >= sizeof host)
-        return err_hint(e, ERR_INVALID, "write ADDR:PORT, for example 127.0.0.1:7070", "\"%.64s\" is no address to listen on",
-                        text);
+        return err_hint(e, ERR_INVALID, "write ADDR:PORT, for example 127.0.0.1:7070",
+                        "\"%.64s\" is no address to listen on", text);
     memcpy(host, text, n);
     host[n] = 0;
     if (!strcmp(host, "localhost")) strcpy(host, "127.0.0.1");
@@ -109,8 +110,10 @@ static void on_idle(uv_idle_t *idle) { (void)idle; }
 static void idle_set(struct http_server *s, bool on) {
     if (s->idling == on) return;
     s->idling = on;
-    if (on) uv_idle_start(&s->idle, on_idle);
-    else uv_idle_stop(&s->idle);
+    if (on)
+        uv_idle_start(&s->idle, on_idle);
+    else
+        uv_idle_stop(&s->idle);
 }
 
 static void run(struct http_server *s) {
@@ -196,7 +199,8 @@ void http_server_close(struct http_server *s) {
         struct request *rq = p->request;
         if (!rq) continue;
         struct err stopping;
-        err_hint(&stopping, ERR_UNAVAILABLE, "cells live on: ask again when the daemon is back", "the daemon is stopping");
+        err_hint(&stopping, ERR_UNAVAILABLE, "cells live on: ask again when the daemon is back",
+                 "the daemon is stopping");
         if (rq->stream) {
             request_cut(rq);
             continue;

@@ -25,9 +25,12 @@ static unsigned hex4(const char *p, size_t n) {
     for (size_t i = 0; i < 4; i++) {
         if (i >= n) return 0x10000;
         char c = p[i];
-        if (c >= '0' && c <= '9') value = value << 4 | (unsigned)(c - '0');
-        else if ((c | 32) >= 'a' && (c | 32) <= 'f') value = value << 4 | (unsigned)((c | 32) - 'a' + 10);
-        else return 0x10000;
+        if (c >= '0' && c <= '9')
+            value = value << 4 | (unsigned)(c - '0');
+        else if ((c | 32) >= 'a' && (c | 32) <= 'f')
+            value = value << 4 | (unsigned)((c | 32) - 'a' + 10);
+        else
+            return 0x10000;
     }
     return value;
 }
@@ -43,8 +46,10 @@ static size_t scan_string(const char *text, size_t i, size_t n, bool *bad, bool 
         if (unit >= 0xdc00 && unit <= 0xdfff) *bad = true;
         if (unit < 0xd800 || unit > 0xdbff) continue;
         unsigned low = i + 6 < n && text[i + 5] == '\\' && text[i + 6] == 'u' ? hex4(text + i + 7, n - i - 7) : 0;
-        if (low < 0xdc00 || low > 0xdfff) *bad = true;
-        else i += 10;
+        if (low < 0xdc00 || low > 0xdfff)
+            *bad = true;
+        else
+            i += 10;
     }
     return i;
 }
@@ -66,7 +71,8 @@ static const char *find_foreign(const char *text, size_t n, size_t *at) {
     return NULL;
 }
 
-/* The first string or name with a NUL byte, or NULL. C strings travel below this floor: a NUL would cut them silently. */
+/* The first string or name with a NUL byte, or NULL. C strings travel below this floor: a NUL would cut them silently.
+ */
 static const char *find_nul(struct json_object *value, int depth) {
     if (json_object_is_type(value, json_type_object)) {
         json_object_object_foreach(value, name, field) {
@@ -171,7 +177,8 @@ bool json_put_bytes(struct buf *b, struct utf8_tail *tail, const void *bytes, si
 
 void json_put(struct buf *b, struct json_object *value) {
     size_t n;
-    const char *text = json_object_to_json_string_length(value, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+    const char *text =
+        json_object_to_json_string_length(value, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
     buf_append(b, text, n);
 }
 
@@ -204,7 +211,8 @@ int json_get_int(struct json_object *object, const char *name, long long low, lo
 int json_get_flag(struct json_object *object, const char *name, bool *out, struct err *e) {
     struct json_object *field = json_field(object, name);
     if (!field) return 0;
-    if (!json_object_is_type(field, json_type_boolean)) return err_set(e, ERR_INVALID, "\"%s\" must be true or false", name);
+    if (!json_object_is_type(field, json_type_boolean))
+        return err_set(e, ERR_INVALID, "\"%s\" must be true or false", name);
     *out = json_object_get_boolean(field);
     return 0;
 }

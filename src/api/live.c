@@ -12,8 +12,10 @@ void live_add(struct api *api, struct live *l, struct execution *ex, struct cell
 
 void live_remove(struct api *api, struct live *l) {
     if (!l->ex) return;
-    if (l->prev) l->prev->next = l->next;
-    else api->lives = l->next;
+    if (l->prev)
+        l->prev->next = l->next;
+    else
+        api->lives = l->next;
     if (l->next) l->next->prev = l->prev;
     l->ex = NULL;
 }

@@ -15,10 +15,11 @@
 #include "cell/world.h"
 
 #define EXITS 8
-static const char *const exit_words[EXITS] = {"ok", "error", "timeout", "interrupted", "oom", "killed", "lost", "other"};
+static const char *const exit_words[EXITS] = {"ok",  "error",  "timeout", "interrupted",
+                                              "oom", "killed", "lost",    "other"};
 
 /* Upper bounds in microseconds: from a hot execute (0.3 ms) to a long analysis. */
-static const int64_t bounds[] = {100,   250,    500,    1000,   2500,    5000,    10000,   25000,
+static const int64_t bounds[] = {100,   250,    500,    1000,   2500,    5000,    10000,    25000,
                                  50000, 100000, 250000, 500000, 1000000, 2500000, 10000000, 60000000};
 #define BOUNDS (sizeof bounds / sizeof *bounds)
 
@@ -92,7 +93,8 @@ static void put_requests(const struct api_metrics *m, struct buf *out) {
                            routes[i].method, routes[i].pattern, c, m->routes[i].by_class[c]);
     for (unsigned c = 0; c < 6; c++)
         if (m->unrouted[c])
-            buf_printf(out, "cella_http_requests_total{method=\"\",route=\"\",status=\"%uxx\"} %lu\n", c, m->unrouted[c]);
+            buf_printf(out, "cella_http_requests_total{method=\"\",route=\"\",status=\"%uxx\"} %lu\n", c,
+                       m->unrouted[c]);
     head(out, "cella_http_request_seconds", "histogram", "Time from a request's first line to the end of its answer.");
     for (size_t i = 0; i < routes_count; i++) {
         char labels[256];
@@ -125,7 +127,8 @@ static void put_numbers(struct buf *out, const char *prefix, struct json_object 
     } else if (json_object_is_type(value, json_type_int)) {
         size_t n = strlen(prefix);
         bool counter = n > 6 && strcmp(prefix + n - 6, "_total") == 0;
-        buf_printf(out, "# TYPE %s %s\n%s %ld\n", prefix, counter ? "counter" : "gauge", prefix, json_object_get_int64(value));
+        buf_printf(out, "# TYPE %s %s\n%s %ld\n", prefix, counter ? "counter" : "gauge", prefix,
+                   json_object_get_int64(value));
     } else if (json_object_is_type(value, json_type_double)) {
         buf_printf(out, "# TYPE %s gauge\n%s %g\n", prefix, prefix, json_object_get_double(value));
     } else if (json_object_is_type(value, json_type_boolean)) {

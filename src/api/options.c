@@ -18,7 +18,8 @@ struct option {
 
 static const struct option options[] = {
     {"state", TEXT, 0, 0, "DIR", "everything that lasts: database, templates (default /var/lib/cella)"},
-    {"listen", TEXT, 0, 0, "ADDR:PORT", "where the API listens (default 127.0.0.1:7070); beyond loopback an API key is needed"},
+    {"listen", TEXT, 0, 0, "ADDR:PORT",
+     "where the API listens (default 127.0.0.1:7070); beyond loopback an API key is needed"},
     {"keeper", TEXT, 0, 0, "SOCKET", "socket of cella-keeper (default /run/cella/keeper.sock)"},
     {"config", TEXT, 0, 0, "FILE", "lines of \"name = value\", the names of this list; read before the other options"},
     {"port-file", TEXT, 0, 0, "FILE", "write the port there when the daemon listens (for --listen with port 0)"},
@@ -80,12 +81,18 @@ static void set_text(struct daemon_options *o, const char *name, const char *val
 
 static bool set_limit(struct cell_limits *l, const char *name, size_t length, long long n) {
 #define IS(text) (length == sizeof text - 1 && memcmp(name, text, sizeof text - 1) == 0)
-    if (IS("memory-mb")) l->memory_bytes = (uint64_t)n << 20;
-    else if (IS("cpu-millis")) l->cpu_millis = (uint32_t)n;
-    else if (IS("pids")) l->pids_max = (uint32_t)n;
-    else if (IS("disk-mb")) l->disk_bytes = (uint64_t)n << 20;
-    else if (IS("open-files")) l->open_files = (uint32_t)n;
-    else return false;
+    if (IS("memory-mb"))
+        l->memory_bytes = (uint64_t)n << 20;
+    else if (IS("cpu-millis"))
+        l->cpu_millis = (uint32_t)n;
+    else if (IS("pids"))
+        l->pids_max = (uint32_t)n;
+    else if (IS("disk-mb"))
+        l->disk_bytes = (uint64_t)n << 20;
+    else if (IS("open-files"))
+        l->open_files = (uint32_t)n;
+    else
+        return false;
     return true;
 #undef IS
 }
@@ -123,7 +130,8 @@ static int set_level(struct daemon_options *o, const char *value, struct err *e)
 int option_set(struct daemon_options *o, const char *name, const char *value, struct err *e) {
     const struct option *option = find(name);
     char *end;
-    if (!option) return err_hint(e, ERR_INVALID, "cellad --help lists the settings", "there is no setting \"%.64s\"", name);
+    if (!option)
+        return err_hint(e, ERR_INVALID, "cellad --help lists the settings", "there is no setting \"%.64s\"", name);
     switch (option->kind) {
     case TEXT: set_text(o, name, value); return 0;
     case FLAG:
@@ -180,7 +188,8 @@ int options_read_file(struct daemon_options *o, const char *path, struct err *e)
     for (unsigned number = 1; getline(&line, &room, f) >= 0; number++) {
         char *text = trim(line), *equals;
         if (!*text || *text == '#') continue;
-        if (!(equals = strchr(text, '='))) return err_set(e, ERR_INVALID, "%s, line %u: write name = value", path, number);
+        if (!(equals = strchr(text, '=')))
+            return err_set(e, ERR_INVALID, "%s, line %u: write name = value", path, number);
         *equals = 0;
         char *value = trim(equals + 1);
         size_t n = strlen(value);

@@ -20,8 +20,8 @@ struct daemon_options {
     unsigned allowed_hosts_count;
     bool require_key;
     enum log_level log_level;
-    struct http_config http;   /* listen and the limits of clients */
-    struct world_config world; /* the defaults and limits of cells */
+    struct http_config http;           /* listen and the limits of clients */
+    struct world_config world;         /* the defaults and limits of cells */
     long long pool_filled, pool_empty; /* -1: the driver's own choice */
     struct kept_text *kept;            /* values that came from a file */
 };

@@ -1,6 +1,6 @@
 /* owners.h: which key a cell belonged to, remembered beyond the cell's end, so that its own key hears "gone" and every
- * other one "not found". Bounded: a fixed table in which a newer cell may take an older one's place, and after a restart
- * of the daemon it is empty; both only turn a "gone" into a "not found". Loop thread only. */
+ * other one "not found". Bounded: a fixed table in which a newer cell may take an older one's place, and after a
+ * restart of the daemon it is empty; both only turn a "gone" into a "not found". Loop thread only. */
 #pragma once
 #include <stdbool.h>
 

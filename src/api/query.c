@@ -80,7 +80,8 @@ int query_number(const struct query *q, const char *name, long long low, long lo
     errno = 0;
     long long got = strtoll(value, &end, 10);
     if (errno || end == value || *end || *value == ' ' || got < low || got > high)
-        return err_set(e, ERR_INVALID, "the query field \"%s\" must be a whole number from %lld to %lld", name, low, high);
+        return err_set(e, ERR_INVALID, "the query field \"%s\" must be a whole number from %lld to %lld", name, low,
+                       high);
     *out = got;
     return 0;
 }

@@ -11,11 +11,11 @@ unsigned reply_status_of(const char *code) {
         const char *code;
         unsigned status;
     } table[] = {
-        {ERR_INVALID, 400},     {ERR_UNAUTHORIZED, 401}, {ERR_FORBIDDEN, 403},    {ERR_PERMISSION, 403},
-        {ERR_NOT_FOUND, 404},   {ERR_METHOD, 405},       {ERR_TIMEOUT_REQUEST, 408}, {ERR_CONFLICT, 409},
-        {ERR_EXISTS, 409},      {ERR_GONE, 410},         {ERR_TOO_LARGE, 413},    {ERR_IS_DIRECTORY, 400},
-        {ERR_NOT_DIRECTORY, 400}, {ERR_UNSUPPORTED, 501}, {ERR_LIMIT, 429},       {ERR_NO_SPACE, 507},
-        {ERR_UNAVAILABLE, 503}, {ERR_LOST, 500},         {ERR_INTERNAL, 500},
+        {ERR_INVALID, 400},       {ERR_UNAUTHORIZED, 401}, {ERR_FORBIDDEN, 403},       {ERR_PERMISSION, 403},
+        {ERR_NOT_FOUND, 404},     {ERR_METHOD, 405},       {ERR_TIMEOUT_REQUEST, 408}, {ERR_CONFLICT, 409},
+        {ERR_EXISTS, 409},        {ERR_GONE, 410},         {ERR_TOO_LARGE, 413},       {ERR_IS_DIRECTORY, 400},
+        {ERR_NOT_DIRECTORY, 400}, {ERR_UNSUPPORTED, 501},  {ERR_LIMIT, 429},           {ERR_NO_SPACE, 507},
+        {ERR_UNAVAILABLE, 503},   {ERR_LOST, 500},         {ERR_INTERNAL, 500},
     };
     for (size_t i = 0; code && i < sizeof table / sizeof *table; i++)
         if (strcmp(code, table[i].code) == 0) return table[i].status;
@@ -63,13 +63,16 @@ void reply_json(struct request *rq, unsigned status, struct json_object *taken) 
 
 void reply_buf(struct request *rq, unsigned status, const char *content_type, struct buf *taken) {
     size_t n = taken->len;
-    reply_response(rq, status, MHD_create_response_from_buffer(n, taken->data, taken->data ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT));
+    reply_response(
+        rq, status,
+        MHD_create_response_from_buffer(n, taken->data, taken->data ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT));
     *taken = (struct buf){0};
     reply_header(rq, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
 }
 
 void reply_text(struct request *rq, unsigned status, const char *content_type, const char *text) {
-    reply_response(rq, status, MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY));
+    reply_response(rq, status,
+                   MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY));
     reply_header(rq, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
 }
 
@@ -85,8 +88,10 @@ void reply_err_as(struct request *rq, unsigned status, const struct err *e) {
     struct utf8_tail tail = {0};
     if (!json_put_bytes(&b, &tail, e->text, strlen(e->text), true)) buf_str(&b, "\"\"");
     buf_printf(&b, ",\"code\":\"%s\",\"hint\":", e->code ? e->code : ERR_INTERNAL);
-    if (e->hint) json_put_text(&b, e->hint, strlen(e->hint));
-    else buf_str(&b, "null");
+    if (e->hint)
+        json_put_text(&b, e->hint, strlen(e->hint));
+    else
+        buf_str(&b, "null");
     buf_str(&b, "}");
     if (status >= 500 && status != 501) log_warn("%s %s: %u %s", rq->method, rq->path ? rq->path : "", status, e->text);
     reply_buf(rq, status, "application/json", &b);

@@ -22,8 +22,10 @@ struct request *request_hold(struct request *rq) {
 
 void request_free(struct request *rq) {
     struct http_server *s = rq->server;
-    if (rq->prev) rq->prev->next = rq->next;
-    else s->requests = rq->next;
+    if (rq->prev)
+        rq->prev->next = rq->next;
+    else
+        s->requests = rq->next;
     if (rq->next) rq->next->prev = rq->prev;
     if (s->config.freed) s->config.freed(rq);
     if (rq->handshake) rq->handshake_over(rq, rq->handshake);
@@ -70,8 +72,10 @@ void request_on_gone(struct request *rq, void (*gone)(void *arg), void *arg) {
     rq->gone = gone;
     rq->gone_arg = arg;
     if (!rq->peer || !gone) return;
-    if (rq->peer->hung_up) request_hangup(rq);
-    else http_peer_watch(rq->peer);
+    if (rq->peer->hung_up)
+        request_hangup(rq);
+    else
+        http_peer_watch(rq->peer);
 }
 
 void request_tell_gone(struct request *rq) {
@@ -82,8 +86,10 @@ void request_tell_gone(struct request *rq) {
 
 /* The client closed its side of the connection while we were at work. */
 void request_hangup(struct request *rq) {
-    if (rq->stream) stream_hangup(rq->stream);
-    else if (!rq->reply) request_tell_gone(rq);
+    if (rq->stream)
+        stream_hangup(rq->stream);
+    else if (!rq->reply)
+        request_tell_gone(rq);
 }
 
 void request_suspend(struct request *rq) {
@@ -140,9 +146,9 @@ static int body_announced(struct request *rq, struct err *e) {
     const char *length = request_header(rq, MHD_HTTP_HEADER_CONTENT_LENGTH);
     const char *encoding = request_header(rq, MHD_HTTP_HEADER_TRANSFER_ENCODING);
     rq->body_length = encoding ? NO_LENGTH : 0;
-    if (length && encoding)
-        return err_set(e, ERR_INVALID, "the request has both Content-Length and Transfer-Encoding");
-    if (encoding && (strcasecmp(encoding, "chunked") != 0 || request_header_count(rq, MHD_HTTP_HEADER_TRANSFER_ENCODING) > 1))
+    if (length && encoding) return err_set(e, ERR_INVALID, "the request has both Content-Length and Transfer-Encoding");
+    if (encoding &&
+        (strcasecmp(encoding, "chunked") != 0 || request_header_count(rq, MHD_HTTP_HEADER_TRANSFER_ENCODING) > 1))
         return err_set(e, ERR_INVALID, "the only Transfer-Encoding is chunked");
     if (request_header_count(rq, MHD_HTTP_HEADER_CONTENT_LENGTH) > 1)
         return err_set(e, ERR_INVALID, "the request has more than one Content-Length");
@@ -175,8 +181,10 @@ static enum MHD_Result begin(struct request *rq, const char *method) {
         return queue_reply(rq); /* nothing behind this head can be trusted */
     }
     rq->server->config.begin(rq);
-    if (!rq->reply && rq->body_policy != BODY_STREAM && rq->body_length != NO_LENGTH && rq->body_length > BODY_JSON_MAX) {
-        err_hint(&e, ERR_TOO_LARGE, "large data goes through PUT …/fs", "the body may have at most %u bytes", BODY_JSON_MAX);
+    if (!rq->reply && rq->body_policy != BODY_STREAM && rq->body_length != NO_LENGTH &&
+        rq->body_length > BODY_JSON_MAX) {
+        err_hint(&e, ERR_TOO_LARGE, "large data goes through PUT …/fs", "the body may have at most %u bytes",
+                 BODY_JSON_MAX);
         reply_err(rq, &e);
     }
     if (!rq->reply) return MHD_YES;
@@ -187,7 +195,8 @@ static enum MHD_Result begin(struct request *rq, const char *method) {
 
 static void body_too_large(struct request *rq) {
     struct err e;
-    err_hint(&e, ERR_TOO_LARGE, "large data goes through PUT …/fs", "the body may have at most %u bytes", BODY_JSON_MAX);
+    err_hint(&e, ERR_TOO_LARGE, "large data goes through PUT …/fs", "the body may have at most %u bytes",
+             BODY_JSON_MAX);
     buf_free(&rq->collected);
     reply_err(rq, &e);
 }
@@ -209,8 +218,10 @@ static enum MHD_Result body(struct request *rq, const char *bytes, size_t *n) {
         return MHD_YES;
     }
     rq->body_seen += *n;
-    if (rq->body_seen > BODY_JSON_MAX) body_too_large(rq);
-    else if (rq->body_policy == BODY_JSON) buf_append(&rq->collected, bytes, *n);
+    if (rq->body_seen > BODY_JSON_MAX)
+        body_too_large(rq);
+    else if (rq->body_policy == BODY_JSON)
+        buf_append(&rq->collected, bytes, *n);
     *n = 0;
     return MHD_YES;
 }
@@ -265,8 +276,10 @@ void request_completed(void *arg, struct MHD_Connection *conn, void **slot, enum
     rq->conn = NULL;
     rq->peer = NULL;
     rq->suspended = false;
-    if (rq->stream) stream_lost(rq->stream);
-    else if (!rq->reply) request_tell_gone(rq);
+    if (rq->stream)
+        stream_lost(rq->stream);
+    else if (!rq->reply)
+        request_tell_gone(rq);
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK) log_debug("http: request ended early (%d)", (int)why);
     if (s->config.over) s->config.over(rq);
     request_release(rq);

@@ -20,8 +20,8 @@ struct cell;
 struct MHD_Connection;
 struct MHD_Response;
 
-/* Where a streamed body goes. write returns how many bytes it took; less than n: no more comes until request_sink_ready.
- * end: that was all. Neither is called after a reply was given. */
+/* Where a streamed body goes. write returns how many bytes it took; less than n: no more comes until
+ * request_sink_ready. end: that was all. Neither is called after a reply was given. */
 struct body_sink {
     size_t (*write)(void *arg, const void *bytes, size_t n);
     void (*end)(void *arg);
@@ -32,16 +32,16 @@ struct body_sink {
 
 struct request {
     /* for handlers */
-    void *arg;                 /* of http_config */
+    void *arg; /* of http_config */
     char method[16];
-    struct route_match match;  /* route NULL until begin found it */
+    struct route_match match; /* route NULL until begin found it */
     struct query query;
-    struct json_object *body;  /* BODY_JSON: the object, NULL when nothing was sent */
-    struct cell *cell;         /* SCOPE_CELL: held as long as the request */
-    char key_id[KEY_ID_MAX];   /* "" : no key was needed */
-    bool local;                /* the client is on this machine and no proxy stands between */
-    int64_t started_us;        /* monotonic */
-    unsigned status;           /* of the reply, 0 before */
+    struct json_object *body; /* BODY_JSON: the object, NULL when nothing was sent */
+    struct cell *cell;        /* SCOPE_CELL: held as long as the request */
+    char key_id[KEY_ID_MAX];  /* "" : no key was needed */
+    bool local;               /* the client is on this machine and no proxy stands between */
+    int64_t started_us;       /* monotonic */
+    unsigned status;          /* of the reply, 0 before */
 
     /* for begin */
     enum body_policy body_policy;

@@ -61,11 +61,14 @@ void handle_cell_list(struct request *rq) {
 
 void handle_cell_get(struct request *rq) { reply_json(rq, 200, cell_describe(rq->cell)); }
 
-void handle_cell_delete(struct request *rq) { cell_delete(rq->cell, "deleted by request", answer_empty, request_hold(rq)); }
+void handle_cell_delete(struct request *rq) {
+    cell_delete(rq->cell, "deleted by request", answer_empty, request_hold(rq));
+}
 
 static void reply_lifecycle(struct request *rq) {
     struct json_object *about = cell_describe(rq->cell), *out = json_object_new_object();
-    static const char *const fields[] = {"expires_at", "remaining_seconds", "idle_timeout_seconds", "idle_seconds", "ttl_seconds"};
+    static const char *const fields[] = {"expires_at", "remaining_seconds", "idle_timeout_seconds", "idle_seconds",
+                                         "ttl_seconds"};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         struct json_object *value = json_field(about, fields[i]);
         json_set(out, fields[i], value ? json_object_get(value) : NULL);
@@ -92,8 +95,10 @@ void handle_lifecycle_set(struct request *rq) {
         reply_err(rq, &e);
         return;
     }
-    if (cell_set_lifecycle(rq->cell, rq->body, &e) < 0) reply_err(rq, &e);
-    else reply_lifecycle(rq);
+    if (cell_set_lifecycle(rq->cell, rq->body, &e) < 0)
+        reply_err(rq, &e);
+    else
+        reply_lifecycle(rq);
 }
 
 void handle_pause(struct request *rq) { cell_pause(rq->cell, answer_empty, request_hold(rq)); }

@@ -11,8 +11,10 @@ void handle_context_list(struct request *rq) { reply_json(rq, 200, context_list(
 void handle_context_get(struct request *rq) {
     struct err e;
     struct json_object *about = context_describe(rq->cell, request_param(rq, 1), &e);
-    if (about) reply_json(rq, 200, about);
-    else reply_err(rq, &e);
+    if (about)
+        reply_json(rq, 200, about);
+    else
+        reply_err(rq, &e);
 }
 
 void handle_context_delete(struct request *rq) {
@@ -25,6 +27,8 @@ void handle_context_restart(struct request *rq) {
 
 void handle_context_interrupt(struct request *rq) {
     struct err e;
-    if (context_interrupt(rq->cell, request_param(rq, 1), &e) < 0) reply_err(rq, &e);
-    else reply_empty(rq, 204);
+    if (context_interrupt(rq->cell, request_param(rq, 1), &e) < 0)
+        reply_err(rq, &e);
+    else
+        reply_empty(rq, 204);
 }

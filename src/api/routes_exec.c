@@ -1,8 +1,8 @@
 /* POST …/exec and …/exec/stream: processes. */
 #include <stdlib.h>
 
-#include "api/handlers.h"
 #include "api/exec_stream.h"
+#include "api/handlers.h"
 #include "cell/process.h"
 
 void handle_exec(struct request *rq) {

@@ -34,8 +34,10 @@ static void leave(struct run *r) {
 static void client_gone(void *arg) {
     struct run *r = arg;
     struct err e;
-    if (r->detach || request_stopping(r->rq) || !r->rq->conn) leave(r);
-    else (void)execution_interrupt(r->live.ex, &e); /* its end is still answered: half-closed clients read on */
+    if (r->detach || request_stopping(r->rq) || !r->rq->conn)
+        leave(r);
+    else
+        (void)execution_interrupt(r->live.ex, &e); /* its end is still answered: half-closed clients read on */
 }
 
 static void stream_gone(void *arg) {
@@ -151,8 +153,10 @@ static int form(struct request *rq, enum event_format *out, struct err *e) {
     bool stream = false;
     if (json_get_flag(rq->body, "stream", &stream, e) < 0) return -1;
     *out = event_format_asked(rq);
-    if (json_field(rq->body, "stream") && !stream) *out = FORMAT_NONE;
-    else if (stream && *out == FORMAT_NONE) *out = FORMAT_NDJSON;
+    if (json_field(rq->body, "stream") && !stream)
+        *out = FORMAT_NONE;
+    else if (stream && *out == FORMAT_NONE)
+        *out = FORMAT_NDJSON;
     return 0;
 }
 

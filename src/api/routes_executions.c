@@ -12,8 +12,10 @@ void handle_execution_list(struct request *rq) { reply_json(rq, 200, execution_l
 void handle_execution_get(struct request *rq) {
     struct err e;
     struct json_object *execution = execution_get(rq->cell, request_param(rq, 1), &e);
-    if (execution) reply_json(rq, 200, execution);
-    else reply_err(rq, &e);
+    if (execution)
+        reply_json(rq, 200, execution);
+    else
+        reply_err(rq, &e);
 }
 
 /* The handle of {eid}; replies when there is none: conflict when it is over, not_found when it never was. */
@@ -91,6 +93,8 @@ void handle_execution_interrupt(struct request *rq) {
         return;
     }
     json_object_put(known);
-    if (failed) reply_err(rq, &e);
-    else reply_empty(rq, 204);
+    if (failed)
+        reply_err(rq, &e);
+    else
+        reply_empty(rq, 204);
 }

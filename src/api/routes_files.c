@@ -29,15 +29,19 @@ static void call(struct request *rq, struct json_object *taken, cell_json_cb don
 
 static void listed(void *arg, struct err *e, struct json_object *json) {
     struct request *rq = arg;
-    if (e) reply_err(rq, e);
-    else reply_json(rq, 200, files_listing(json));
+    if (e)
+        reply_err(rq, e);
+    else
+        reply_json(rq, 200, files_listing(json));
     request_release(rq);
 }
 
 static void statted(void *arg, struct err *e, struct json_object *json) {
     struct request *rq = arg;
-    if (e) reply_err(rq, e);
-    else reply_json(rq, 200, files_entry(json));
+    if (e)
+        reply_err(rq, e);
+    else
+        reply_json(rq, 200, files_entry(json));
     request_release(rq);
 }
 

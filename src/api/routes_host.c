@@ -67,6 +67,8 @@ void handle_template_list(struct request *rq) { reply_json(rq, 200, template_lis
 void handle_template_get(struct request *rq) {
     struct err e;
     struct json_object *manifest = template_get(api_of(rq)->world, request_param(rq, 0), &e);
-    if (manifest) reply_json(rq, 200, manifest);
-    else reply_err(rq, &e);
+    if (manifest)
+        reply_json(rq, 200, manifest);
+    else
+        reply_err(rq, &e);
 }

@@ -9,7 +9,8 @@ void handle_key_create(struct request *rq) {
     struct err e;
     const char *name = NULL;
     char id[KEY_ID_SIZE], text[KEY_TEXT + 1];
-    if (json_get_text(rq->body, "name", &name, &e) < 0 || keys_create(api_of(rq)->keys, name ? name : "", id, text, &e) < 0) {
+    if (json_get_text(rq->body, "name", &name, &e) < 0 ||
+        keys_create(api_of(rq)->keys, name ? name : "", id, text, &e) < 0) {
         reply_err(rq, &e);
         return;
     }
@@ -26,8 +27,10 @@ void handle_key_create(struct request *rq) {
 void handle_key_list(struct request *rq) {
     struct err e;
     struct json_object *list = keys_list(api_of(rq)->keys, &e);
-    if (list) reply_json(rq, 200, list);
-    else reply_err(rq, &e);
+    if (list)
+        reply_json(rq, 200, list);
+    else
+        reply_err(rq, &e);
 }
 
 void handle_key_delete(struct request *rq) {

@@ -3,7 +3,7 @@
 
 void handle_later(struct request *rq) {
     struct err e;
-    err_hint(&e, ERR_UNSUPPORTED, "docs/openapi.yaml marks what this version has", "this version of Cella has no \"%s\" yet",
-             rq->match.route->summary);
+    err_hint(&e, ERR_UNSUPPORTED, "docs/openapi.yaml marks what this version has",
+             "this version of Cella has no \"%s\" yet", rq->match.route->summary);
     reply_err(rq, &e);
 }

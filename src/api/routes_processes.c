@@ -11,8 +11,10 @@ void handle_process_list(struct request *rq) { process_list(rq->cell, answer_jso
 void handle_process_get(struct request *rq) {
     struct err e;
     struct json_object *record = process_get(rq->cell, request_param(rq, 1), &e);
-    if (record) reply_json(rq, 200, record);
-    else reply_err(rq, &e);
+    if (record)
+        reply_json(rq, 200, record);
+    else
+        reply_err(rq, &e);
 }
 
 static int signal_of(struct json_object *body, int *out, struct err *e) {
@@ -37,7 +39,8 @@ static int signal_of(struct json_object *body, int *out, struct err *e) {
                 return 0;
             }
     }
-    return err_hint(e, ERR_INVALID, "a number from 1 to 64 or a name such as \"SIGTERM\"", "\"signal\" is not a signal");
+    return err_hint(e, ERR_INVALID, "a number from 1 to 64 or a name such as \"SIGTERM\"",
+                    "\"signal\" is not a signal");
 }
 
 void handle_process_signal(struct request *rq) {

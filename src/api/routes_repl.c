@@ -54,14 +54,17 @@ static struct json_object *in_their_words(struct repl *r, struct json_object *ex
     const char *value = r->session ? NULL : json_object_get_string(json_field(execution, "text"));
     const char *traceback = error ? json_object_get_string(json_field(error, "traceback")) : NULL;
     json_set(out, "stdout", joined(json_object_get_string(json_field(execution, "stdout")), value));
-    json_set(out, "stderr", joined(json_object_get_string(json_field(execution, "stderr")), r->session ? NULL : traceback));
+    json_set(out, "stderr",
+             joined(json_object_get_string(json_field(execution, "stderr")), r->session ? NULL : traceback));
     copy(out, execution, "duration_ms");
     copy(out, execution, "truncated");
     copy(out, execution, "error");
     json_set(out, r->session ? "exit" : "exit_code", exit_number(execution));
     json_set_text(out, "status", json_object_get_string(json_field(execution, "exit")));
-    if (r->session) copy(out, execution, "results");
-    else json_set_text(out, "language", r->language);
+    if (r->session)
+        copy(out, execution, "results");
+    else
+        json_set_text(out, "language", r->language);
     return out;
 }
 
@@ -109,8 +112,10 @@ void handle_repl(struct request *rq) {
     struct err e;
     const char *language = NULL;
     if (!rq->body) rq->body = json_object_new_object();
-    if (json_get_text(rq->body, "language", &language, &e) < 0) reply_err(rq, &e);
-    else start(rq, rq->body, false, language);
+    if (json_get_text(rq->body, "language", &language, &e) < 0)
+        reply_err(rq, &e);
+    else
+        start(rq, rq->body, false, language);
 }
 
 void handle_repl_languages(struct request *rq) {

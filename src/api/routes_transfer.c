@@ -69,8 +69,10 @@ static void down_data(struct carry *c, const void *bytes, size_t n) {
 static void down_end(struct carry *c, struct err *e) {
     if (!c->st && e) reply_err(c->rq, e);
     if (!c->st && !e) down_open(c, NULL); /* an empty file */
-    if (c->st && e) stream_abort(c->st);  /* cut: the client must not take it for whole */
-    else if (c->st) stream_end(c->st);
+    if (c->st && e)
+        stream_abort(c->st); /* cut: the client must not take it for whole */
+    else if (c->st)
+        stream_end(c->st);
     carry_free(c);
 }
 
@@ -169,8 +171,10 @@ static void on_upload(void *arg, struct transfer *t, enum transfer_event event, 
     if (event == TRANSFER_DRAINED) request_sink_ready(c->rq);
     if (event != TRANSFER_END) return;
     c->transfer = NULL;
-    if (e) reply_err(c->rq, e); /* the rest of the body is read away */
-    else reply_json(c->rq, 200, json ? json_object_get(json) : json_object_new_object());
+    if (e)
+        reply_err(c->rq, e); /* the rest of the body is read away */
+    else
+        reply_json(c->rq, 200, json ? json_object_get(json) : json_object_new_object());
     carry_free(c);
 }
 

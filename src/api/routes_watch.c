@@ -90,8 +90,10 @@ static void on_event(void *arg, struct transfer *t, enum transfer_event event, s
     if (event != TRANSFER_END) return;
     struct err ended;
     if (!e) err_set(&ended, ERR_GONE, "the watch ended");
-    if (w->st) stream_abort(w->st); /* a watch has no end of its own */
-    else reply_err(w->rq, e ? e : &ended);
+    if (w->st)
+        stream_abort(w->st); /* a watch has no end of its own */
+    else
+        reply_err(w->rq, e ? e : &ended);
     watch_free(w);
 }
 

@@ -73,8 +73,10 @@ struct stream *stream_open(struct request *rq, unsigned status, const char *cont
     reply_header(rq, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     reply_header(rq, "X-Accel-Buffering", "no");
     if (!rq->peer) return st; /* request_completed came first: writes are dropped */
-    if (rq->peer->hung_up) stream_hangup(st);
-    else http_peer_watch(rq->peer);
+    if (rq->peer->hung_up)
+        stream_hangup(st);
+    else
+        http_peer_watch(rq->peer);
     return st;
 }
 

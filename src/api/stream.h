@@ -1,7 +1,8 @@
 /* stream.h: a response that is written while it is sent. Loop thread only.
  *
  * The writer appends whenever it has something; it looks at stream_full() and stops its source until `drained` is
- * called. The stream lives until stream_end, stream_abort, or `gone` (whichever is first) and must not be touched after. */
+ * called. The stream lives until stream_end, stream_abort, or `gone` (whichever is first) and must not be touched
+ * after. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,11 +15,11 @@ struct stream;
 #define STREAM_LOW (64u * 1024)   /* `drained` is called when it has fallen to this */
 
 struct stream_ops {
-    void (*drained)(void *arg);               /* may be NULL */
-    void (*taken)(void *arg, size_t n);       /* n bytes went towards the client; may be NULL */
-    void (*gone)(void *arg);                  /* the client hung up (or the daemon stops) before the end */
-    void (*hangup)(void *arg);                /* the client closed its side: set, it replaces `gone` for that case only
-                                                 and the stream stays open (an execution can still say how it ended) */
+    void (*drained)(void *arg);         /* may be NULL */
+    void (*taken)(void *arg, size_t n); /* n bytes went towards the client; may be NULL */
+    void (*gone)(void *arg);            /* the client hung up (or the daemon stops) before the end */
+    void (*hangup)(void *arg);          /* the client closed its side: set, it replaces `gone` for that case only
+                                           and the stream stays open (an execution can still say how it ended) */
 };
 
 /* size: what Content-Length shall say, or UINT64_MAX. Ending before `size` bytes cuts the connection. */

@@ -9,10 +9,14 @@ static int character(const uint8_t *p, size_t n) {
     uint8_t lead = p[0], low = 0x80, high = 0xbf;
     int length;
     if (lead < 0x80) return 1;
-    if (lead >= 0xc2 && lead <= 0xdf) length = 2;
-    else if (lead >= 0xe0 && lead <= 0xef) length = 3;
-    else if (lead >= 0xf0 && lead <= 0xf4) length = 4;
-    else return -1;
+    if (lead >= 0xc2 && lead <= 0xdf)
+        length = 2;
+    else if (lead >= 0xe0 && lead <= 0xef)
+        length = 3;
+    else if (lead >= 0xf0 && lead <= 0xf4)
+        length = 4;
+    else
+        return -1;
     if (lead == 0xe0) low = 0xa0;  /* shorter form exists */
     if (lead == 0xed) high = 0x9f; /* surrogates */
     if (lead == 0xf0) low = 0x90;
@@ -75,7 +79,8 @@ void utf8_clean(struct utf8_tail *tail, const void *bytes, size_t n, bool last, 
         tail->bytes[tail->n++] = *p;
         int length = character(tail->bytes, tail->n);
         if (length < 0) {
-            /* The new byte does not go on from what is held: each held byte stands for itself, the new one is read again. */
+            /* The new byte does not go on from what is held: each held byte stands for itself, the new one is read
+             * again. */
             for (int i = 0; i < tail->n - 1; i++) buf_str(out, REPLACEMENT);
             tail->n = 0;
             break;

@@ -91,8 +91,10 @@ static void on_handle_closed(uv_handle_t *handle) {
 static void die(struct websocket *ws) {
     if (ws->dead) return;
     ws->dead = true;
-    if (ws->prev) ws->prev->next = ws->next;
-    else ws->server->websockets = ws->next;
+    if (ws->prev)
+        ws->prev->next = ws->next;
+    else
+        ws->server->websockets = ws->next;
     if (ws->next) ws->next->prev = ws->prev;
     uv_close((uv_handle_t *)&ws->poll, on_handle_closed);
     uv_close((uv_handle_t *)&ws->timer, on_handle_closed);
@@ -143,7 +145,8 @@ static void settle(struct websocket *ws) {
     if (ws->dead) return;
     bool alive = flush(ws);
     size_t left = waiting(ws);
-    if (wslay_event_get_close_sent(ws->wire) && !ws->finishing) { /* wslay ended it: a protocol error, a message too large */
+    if (wslay_event_get_close_sent(ws->wire) &&
+        !ws->finishing) { /* wslay ended it: a protocol error, a message too large */
         ws->finishing = true;
         uv_timer_start(&ws->timer, on_timer, CLOSE_WAIT_MS, 0);
     }
@@ -192,9 +195,12 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
         die(ws);
         return;
     }
-    if (events & UV_READABLE) read_some(ws);
-    else if (events & UV_DISCONNECT) die(ws);
-    else settle(ws);
+    if (events & UV_READABLE)
+        read_some(ws);
+    else if (events & UV_DISCONNECT)
+        die(ws);
+    else
+        settle(ws);
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -284,7 +290,8 @@ bool websocket_accept(struct request *rq, const struct websocket_ops *ops, void 
     struct err e;
     char accept[32];
     const char *key = request_header(rq, "Sec-WebSocket-Key"), *version = request_header(rq, "Sec-WebSocket-Version");
-    bool asked = has_token(request_header(rq, "Upgrade"), "websocket") && has_token(request_header(rq, "Connection"), "upgrade");
+    bool asked =
+        has_token(request_header(rq, "Upgrade"), "websocket") && has_token(request_header(rq, "Connection"), "upgrade");
     if (!asked || strcmp(rq->method, "GET") != 0) {
         err_hint(&e, ERR_INVALID, "connect with a WebSocket client", "this path speaks WebSocket only");
         reply_err_as(rq, 426, &e);

@@ -1,9 +1,9 @@
 /* websocket.h: RFC 6455 over libwslay, on a socket that libmicrohttpd handed over. Loop thread only.
  *
  * A message is at most WEBSOCKET_MESSAGE_MAX bytes (more: closed with 1009). Every 20 s a ping goes out; a client that
- * answers none of two is dropped. What waits for a slow client is bounded by its writers: websocket_full() tells them to
- * stop their source, `drained` to go on; beyond WEBSOCKET_DROP bytes the client is dropped.
- * The websocket lives until `closed` was called (exactly once) and must not be touched after. */
+ * answers none of two is dropped. What waits for a slow client is bounded by its writers: websocket_full() tells them
+ * to stop their source, `drained` to go on; beyond WEBSOCKET_DROP bytes the client is dropped. The websocket lives
+ * until `closed` was called (exactly once) and must not be touched after. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

@@ -43,6 +43,7 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     if (services_state(&services, state, &e) < 0) return cli_fail(&e);
     report.state = services.state;
     report.url = cli->url;
+    report.key = cli->key;
     probe_kernel(&report);
     probe_process(&report);
     probe_mounts(&report);

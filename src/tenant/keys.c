@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "store/store.h"
 
-#define CACHE_SIZE 256     /* keys that were used lately; direct-mapped by their hash */
+#define CACHE_SIZE 256      /* keys that were used lately; direct-mapped by their hash */
 #define USED_EVERY_MS 60000 /* "last used" is written at most this often per key */
 
 struct known {

@@ -13,12 +13,13 @@ struct store;
 #define KEY_PREFIX "cella_"
 #define KEY_TEXT (6 + 43) /* characters of a key */
 #define KEY_NAME_MAX 100
-#define KEY_ID_SIZE 37    /* "key_" + 32 hex + NUL */
+#define KEY_ID_SIZE 37 /* "key_" + 32 hex + NUL */
 
 struct keys *keys_open(struct store *borrowed);
 void keys_close(struct keys *);
 /* Make a key and write it to text: the only time it is seen. 0 or -1 (invalid_request: the name). */
-int keys_create(struct keys *, const char *name, char id[static KEY_ID_SIZE], char text[static KEY_TEXT + 1], struct err *);
+int keys_create(struct keys *, const char *name, char id[static KEY_ID_SIZE], char text[static KEY_TEXT + 1],
+                struct err *);
 /* Is it a key? Then its id is written. Costs one hash for a key that was seen before. */
 bool keys_check(struct keys *, const char *text, char *id, size_t id_size);
 int keys_delete(struct keys *, const char *id, struct err *);

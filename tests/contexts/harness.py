@@ -10,7 +10,10 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+#: The directory that the build makes (python/, shell/). Without CELLA_CONTEXTS the Python kernel comes from the sources
+#: and the shell's, which has a compiled part, from build/.
 CONTEXTS = os.environ.get("CELLA_CONTEXTS", os.path.join(HERE, "..", "..", "src", "contexts"))
+BUILT = os.environ.get("CELLA_CONTEXTS", os.path.join(HERE, "..", "..", "build", "contexts"))
 PYTHON = os.environ.get("CELLA_TEST_PYTHON", "/usr/bin/python3")
 HEAD = struct.Struct("<IHHI")
 MORE, EOF, REPLAY, SVG = 1, 2, 4, 8
@@ -88,8 +91,8 @@ def python_command():
 
 
 def shell_command():
-    build = os.environ.get("CELLA_BUILD_CONTEXTS", CONTEXTS)
-    return ["/bin/bash", "--noprofile", "--norc", os.path.join(build, "shell", "kernel.sh")]
+    assert os.path.exists(os.path.join(BUILT, "shell", "cella_shell.so")), "build first, or set CELLA_CONTEXTS"
+    return ["/bin/bash", "--noprofile", "--norc", os.path.join(BUILT, "shell", "kernel.sh")]
 
 
 class Kernel:

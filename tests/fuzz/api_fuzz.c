@@ -1,9 +1,10 @@
 /* What a client's bytes reach before any handler does: JSON bodies, queries, paths, Host and Origin, UTF-8.
  *
  * Build and run, from the root of the repository:
- *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c tests/fuzz/api_fuzz.c
- *     src/api/utf8.c src/api/query.c src/api/router.c src/api/json_text.c src/api/files_json.c src/api/host_name.c
- *     src/base/buf.c src/base/err.c -ljson-c -o /tmp/api_fuzz
+ *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c \
+ *     tests/fuzz/api_fuzz.c src/api/utf8.c src/api/query.c src/api/router.c src/api/json_text.c \
+ *     src/api/files_json.c src/api/host_name.c src/base/buf.c src/base/err.c -ljson-c -o /tmp/api_fuzz
+ *
  *   /tmp/api_fuzz -max_total_time=10 tests/fuzz/api_corpus
  *
  * The first byte of the input chooses the parser. Beyond "does not crash" each one has a property that must hold. */
@@ -77,7 +78,8 @@ static void fuzz_route(char *path) {
         must(e.code != NULL);
         return;
     }
-    for (size_t i = 0; i < m.count; i++) must(m.params[i] >= path && m.params[i] <= end && utf8_valid(m.params[i], strlen(m.params[i])));
+    for (size_t i = 0; i < m.count; i++)
+        must(m.params[i] >= path && m.params[i] <= end && utf8_valid(m.params[i], strlen(m.params[i])));
 }
 
 static void fuzz_host(const char *text) {

@@ -130,23 +130,23 @@ class Cell(Sandbox):
         super().__init__(host=server.url, limits=limits)
         self.server = server
 
-    def attack(self, code: str, timeout: float = 60.0, context: Optional[str] = None) -> Any:
-        """Run Python in a context; what it gives to report()."""
-        run = self.run_code(PRELUDE + textwrap.dedent(code), timeout_seconds=timeout, context=context)
+    def attack(self, code: str, timeout: float = 60.0, preface: str = "") -> Any:
+        """Run Python (after `preface`, which stands at the margin) in a context; what it gives to report()."""
+        run = self.run_code(PRELUDE + preface + textwrap.dedent(code), timeout_seconds=timeout)
         why = f"exit {run.exit}, error {run.error}, stderr {run.stderr[-1500:]}"
         return reported(run.stdout, why)
 
-    def attack_process(self, code: str, user: Optional[str] = None, timeout: float = 60.0) -> Any:
+    def attack_process(self, code: str, user: Optional[str] = None, timeout: float = 60.0, preface: str = "") -> Any:
         """The same in a process of its own, as the ordinary user or as the cell's root."""
-        run = self.exec(["python3", "-c", PRELUDE + textwrap.dedent(code)], user=user, timeout_seconds=timeout)
+        run = self.exec(["python3", "-c", PRELUDE + preface + textwrap.dedent(code)], user=user, timeout_seconds=timeout)
         return reported(run.stdout, f"exit {run.exit} code {run.exit_code} signal {run.signal} stderr {run.stderr[-1500:]}")
 
-    def everywhere(self, code: str, timeout: float = 60.0) -> Dict[str, Any]:
+    def everywhere(self, code: str, timeout: float = 60.0, preface: str = "") -> Dict[str, Any]:
         """As code of a context, as an ordinary process, as a process of the cell's root."""
         return {
-            "context": self.attack(code, timeout),
-            "process": self.attack_process(code, None, timeout),
-            "root": self.attack_process(code, "root", timeout),
+            "context": self.attack(code, timeout, preface),
+            "process": self.attack_process(code, None, timeout, preface),
+            "root": self.attack_process(code, "root", timeout, preface),
         }
 
     def answers(self) -> bool:

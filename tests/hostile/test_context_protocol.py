@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable
 
 import pytest
-from ring import Cell, Ring, held
+from ring import PRELUDE, Cell, Ring, held
 from support.wait import until
 
 FRAMES = """
@@ -20,7 +20,7 @@ def send(*frames):
 
 def survives(ring: Ring, cell: Cell, neighbour: Cell, code: str) -> None:
     """Run it; whatever becomes of the run has a word; the cell, the daemon and the neighbour go on."""
-    run = cell.run_code(__import__("ring").PRELUDE + FRAMES + code, timeout_seconds=10)
+    run = cell.run_code(PRELUDE + FRAMES + code, timeout_seconds=10)
     held(run.exit in ("ok", "error", "killed", "lost", "timeout", "interrupted"), f"exit {run.exit}")
     held(ring.healthy() and neighbour.answers(), "the daemon or the neighbour does not answer")
     until(cell.answers, "the cell answers again")
@@ -31,7 +31,7 @@ def test_forged_end(fresh: Callable[..., Cell], ring: Ring, neighbour: Cell) -> 
     """DONE and RESULT in the middle of the code, with every number around the right one: executions of others, earlier and later, are untouched."""
     cell = fresh()
     first = cell.run_code("print('first')")
-    forged = cell.run_code(__import__("ring").PRELUDE + FRAMES + """
+    forged = cell.run_code(PRELUDE + FRAMES + """
 for n in range(0, 40):
     send(frame(RESULT, n, b'{"data": {"text/plain": "forged"}, "metadata": {}}'), frame(DONE, n, b'{"status": "ok", "execution_count": 99}'))
 print('after')
@@ -122,7 +122,7 @@ def test_a_stream_that_is_not_read(fresh: Callable[..., Cell], ring: Ring, neigh
 def test_stealing_what_is_sent_to_the_context(fresh: Callable[..., Cell], ring: Ring, neighbour: Cell) -> None:
     """A thread reads the stream in the kernel's place and swallows the next requests: their runs end with a word, not never."""
     cell = fresh()
-    cell.run_code(__import__("ring").PRELUDE + FRAMES + "threading.Thread(target=lambda: [s.recv(65536) for i in range(5)], daemon=True).start()")
+    cell.run_code(PRELUDE + FRAMES + "threading.Thread(target=lambda: [s.recv(65536) for i in range(5)], daemon=True).start()")
     run = cell.run_code("print('heard')", timeout_seconds=1)
     held(run.exit in ("ok", "timeout", "killed", "lost"), f"exit {run.exit}")
     cell.restart_context()

@@ -48,18 +48,40 @@ static void template(struct report *r) {
         finding_remedy(report_add(r, group, "mmdebstrap", FINDING_DEGRADED, "not installed: templates cannot be built"), "apt-get install mmdebstrap");
 }
 
+/* What the running daemon says it must do without: {"report": {"features": {name: bool}}}. */
+static void daemon_features(struct report *r, struct client *client) {
+    struct err e;
+    struct json_object *about = NULL;
+    if (client_json(client, "GET", "/v1/doctor", NULL, &about, &e) < 0) {
+        finding_remedy(report_add(r, group, "driver", FINDING_DEGRADED, "the daemon does not say: %s", e.text), "%s", e.hint ? e.hint : "");
+        return;
+    }
+    struct json_object *features = json_object_object_get(json_object_object_get(about, "report"), "features");
+    struct buf without = {0};
+    if (json_object_is_type(features, json_type_object)) {
+        json_object_object_foreach(features, name, value) {
+            if (!json_object_get_boolean(value)) buf_printf(&without, "%s%s", without.len ? ", " : "", name);
+        }
+    }
+    (void)report_add(r, group, "driver", without.len ? FINDING_DEGRADED : FINDING_OK, "%s: %s%s%s", json_text(about, "driver", "?"),
+                     json_text(about, "isolation", "?"), without.len ? "; without: " : "", without.len ? without.data : "");
+    buf_free(&without);
+    json_object_put(about);
+}
+
 static void daemon_answers(struct report *r) {
-    struct cli cli = {.url = r->url};
+    struct cli cli = {.url = r->url, .key = r->key};
     struct client client;
     struct err e;
-    if (client_open(&client, &cli, &e) < 0) return;
     struct call call = {.method = "GET", .path = "/healthz", .timeout_s = 3};
-    if (client_call(&client, &call, &e) == 0)
+    bool answers = client_open(&client, &cli, &e) == 0 && client_call(&client, &call, &e) == 0;
+    if (answers)
         (void)report_add(r, group, "daemon", FINDING_OK, "answers at %s", r->url);
     else if (strcmp(e.code, CLI_UNREACHABLE) == 0)
         finding_remedy(report_add(r, group, "daemon", FINDING_OK, "does not run at %s", r->url), "sudo cella up -d");
     else
         finding_remedy(report_add(r, group, "daemon", FINDING_DEGRADED, "at %s: %s", r->url, e.text), "%s/log/cellad.log", r->state);
+    if (answers) daemon_features(r, &client);
     call_free(&call);
     client_close(&client);
 }

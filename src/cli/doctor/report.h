@@ -20,7 +20,7 @@ struct finding {
 #define FINDINGS_MAX 64
 struct report {
     const char *state; /* state directory */
-    const char *url;   /* of the daemon */
+    const char *url, *key; /* of the daemon; key may be NULL */
     struct finding finding[FINDINGS_MAX];
     size_t count;
     bool kvm_works;

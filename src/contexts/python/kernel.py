@@ -51,6 +51,8 @@ def main():
         wake.new_entropy()
         wake.enter_workspace()
     executor.awake()
+    if not direct and not stream.readable():
+        executor.rehearse()
     try:
         server.ready()
         server.run()

@@ -11,6 +11,9 @@
 #include "driver/process/internal.h"
 
 #define REFILL_PAUSE_MS 500 /* after a refill that failed */
+#define REFILL_WAIT_MS 4    /* after a create: its first execution should have the processors to itself */
+
+static void refill_soon(struct process_driver *);
 
 struct create {
     struct create *next;
@@ -90,7 +93,7 @@ static void create_finish(struct create *c) {
     cell->guest_fd = -1;
     cell->python = (struct context_ends){-1, -1, -1};
     c->done(c->arg, NULL, &made);
-    pool_refill_all(c->driver);
+    refill_soon(c->driver);
     free(c);
 }
 
@@ -106,8 +109,13 @@ static void on_limits(void *arg, struct err *e, const struct keeper_reply *r, co
     create_fail(c, e);
 }
 
+static bool same_limits(const struct cell_limits *a, const struct cell_limits *b) {
+    return a->memory_bytes == b->memory_bytes && a->disk_bytes == b->disk_bytes && a->cpu_millis == b->cpu_millis && a->pids_max == b->pids_max &&
+           a->open_files == b->open_files;
+}
+
 static void create_limit(struct create *c) {
-    if (!memcmp(&c->cell->limits, &c->limits, sizeof c->limits)) {
+    if (same_limits(&c->cell->limits, &c->limits)) {
         create_finish(c);
         return;
     }
@@ -257,8 +265,17 @@ struct refill {
 
 static void on_pause_over(uv_timer_t *t) {
     struct process_driver *d = t->data;
-    for (struct pool *p = d->pools; p; p = p->next) p->refilling = false;
+    for (struct pool *p = d->pools; p; p = p->next)
+        if (p->failures) p->refilling = false;
     pool_refill_all(d);
+}
+
+/* A moment later, unless a pool runs low: then at once. */
+static void refill_soon(struct process_driver *d) {
+    bool low = false;
+    for (struct pool *p = d->pools; p; p = p->next) low = low || (p->ready && p->filled_count < d->filled_target / 2);
+    if (low) pool_refill_all(d);
+    else if (!uv_is_active((uv_handle_t *)&d->refill_timer)) uv_timer_start(&d->refill_timer, on_pause_over, REFILL_WAIT_MS, 0);
 }
 
 static void on_refilled(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
@@ -287,6 +304,7 @@ static void refill(struct pool *p) {
     bool want_filled = p->filled_count < d->filled_target;
     if (!p->ready || p->refilling || d->keeper_lost || keeper_client_pending(d->keeper)) return;
     if (!want_filled && p->empty_count >= d->empty_target) return;
+    if (uv_is_active((uv_handle_t *)&d->refill_timer) && p->filled_count >= d->filled_target / 2 && want_filled) return; /* refill_soon's moment */
     struct refill *f = calloc(1, sizeof *f);
     if (!f) abort();
     *f = (struct refill){.pool = p, .place = want_filled ? PLACE_FILLED : PLACE_EMPTY};

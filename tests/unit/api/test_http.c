@@ -135,8 +135,10 @@ static void ws_opened(void *arg, struct websocket *ws) {
 }
 static void ws_message(void *arg, struct websocket *ws, bool text, const uint8_t *bytes, size_t n) {
     (void)arg;
-    if (n == 3 && memcmp(bytes, "bye", 3) == 0) websocket_finish(ws, 1000, "bye");
-    else websocket_send(ws, text, bytes, n);
+    if (n == 3 && memcmp(bytes, "bye", 3) == 0)
+        websocket_finish(ws, 1000, "bye");
+    else
+        websocket_send(ws, text, bytes, n);
 }
 static void ws_closed(void *arg) {
     (void)arg;
@@ -219,14 +221,17 @@ static int teardown(void **state) {
 /* ---- the client ---- */
 
 static int dial(void) {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct timeval limit = {.tv_sec = 10};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     assert_int_equal(connect(fd, (void *)&a, sizeof a), 0);
     return fd;
 }
-static void put(int fd, const char *text) { assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text)); }
+static void put(int fd, const char *text) {
+    assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+}
 
 /* Everything until the server closes; returns the length. */
 static size_t all(int fd, char *out, size_t room) {
@@ -260,7 +265,8 @@ static void plain_requests(void **state) {
     a = ask("POST /x HTTP/1.1\r\nContent-Length: 7\r\n" HEAD "Connection: close\r\n\r\n{\"a\":1}");
     STATUS(a, "200");
     assert_non_null(strstr(a, "\"body\":{\"a\":1}"));
-    a = ask("POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n" HEAD "\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n");
+    a = ask("POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n" HEAD
+            "\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n");
     STATUS(a, "200");
     assert_non_null(strstr(a, "\"body\":{\"a\":1}"));
     a = ask("POST /x HTTP/1.1\r\nContent-Length: 3\r\n" HEAD "Connection: close\r\n\r\n{a}");
@@ -273,10 +279,12 @@ static void plain_requests(void **state) {
 
 static void smuggling_is_refused(void **state) {
     (void)state;
-    const char *a = ask("POST /x HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n" HEAD "\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n" LAST);
+    const char *a = ask("POST /x HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n" HEAD
+                        "\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n" LAST);
     STATUS(a, "400");
     assert_null(strstr(a, "smuggled"));
-    a = ask("POST /x HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n" HEAD "\r\nabcdeGET /smuggled HTTP/1.1\r\n" LAST);
+    a = ask("POST /x HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n" HEAD
+            "\r\nabcdeGET /smuggled HTTP/1.1\r\n" LAST);
     STATUS(a, "400");
     assert_null(strstr(a, "smuggled"));
     a = ask("POST /x HTTP/1.1\r\nContent-Length: -1\r\n" HEAD "\r\n");
@@ -382,7 +390,8 @@ static void slow_clients_get_408(void **state) {
     int fd = dial(), n = 0; /* one byte at a time is no progress either */
     put(fd, "GET /x HTTP/1.1\r\nX: ");
     char c;
-    while (n++ < 40 && send(fd, "a", 1, MSG_NOSIGNAL) == 1 && recv(fd, &c, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN) usleep(100000);
+    while (n++ < 40 && send(fd, "a", 1, MSG_NOSIGNAL) == 1 && recv(fd, &c, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN)
+        usleep(100000);
     assert_true(n < 40);
     close(fd);
     char text[64];
@@ -391,8 +400,13 @@ static void slow_clients_get_408(void **state) {
 
 static void garbage_hurts_nobody(void **state) {
     (void)state;
-    static const char *const lines[] = {"\r\n\r\n", "G\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n" LAST, "GET / HTTP/1.1\r\n\r\n",
-                                        "\x16\x03\x01\x02\x00\x01\x00", "GET / HTTP/1.1\r\nno colon\r\n\r\n"};
+    static const char *const lines[] = {"\r\n\r\n",
+                                        "G\r\n\r\n",
+                                        "GET\r\n\r\n",
+                                        "GET / HTTP/9.9\r\n" LAST,
+                                        "GET / HTTP/1.1\r\n\r\n",
+                                        "\x16\x03\x01\x02\x00\x01\x00",
+                                        "GET / HTTP/1.1\r\nno colon\r\n\r\n"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) (void)ask(lines[i]);
     STATUS(ask("GET /still HTTP/1.1\r\n" LAST), "200");
 }
@@ -400,8 +414,9 @@ static void garbage_hurts_nobody(void **state) {
 /* ---- WebSocket ---- */
 
 static int upgrade(void) {
-    static const char request[] = "GET /ws HTTP/1.1\r\n" HEAD "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
-                                  "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    static const char request[] =
+        "GET /ws HTTP/1.1\r\n" HEAD "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     char text[1024];
     int fd = dial();
     size_t n = 0;
@@ -445,7 +460,10 @@ static void websockets_echo_and_close(void **state) {
     assert_memory_equal(text, "\x81\x05hi \xc3\xa9", 7);
     send_frame(fd, 1, "bye", 3, 0);
     assert_int_equal(recv(fd, text, 7, MSG_WAITALL), 7);
-    assert_memory_equal(text, "\x88\x05\x03\xe8" "bye", 7);
+    assert_memory_equal(text,
+                        "\x88\x05\x03\xe8"
+                        "bye",
+                        7);
     send_frame(fd, 8, "\x03\xe8", 2, 0);
     assert_int_equal(recv(fd, text, 1, 0), 0);
     close(fd);

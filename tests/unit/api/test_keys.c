@@ -55,7 +55,8 @@ static void the_form_of_a_key(void **state) {
     key_text(ones, text);
     assert_int_equal(strspn(text + 6, "_"), 42);
     assert_string_equal(text + 48, "8");
-    assert_false(key_shaped("") || key_shaped("cella_") || key_shaped("cella_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA+"));
+    assert_false(key_shaped("") || key_shaped("cella_") ||
+                 key_shaped("cella_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA+"));
     assert_false(key_shaped("cella_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"));
 }
 
@@ -93,16 +94,28 @@ static void settings_are_checked(void **state) {
     struct err e;
     struct daemon_options o;
     options_defaults(&o);
-    char *good[] = {"cellad", "--state", "/x", "--listen=127.0.0.1:1", "--require-key", "--memory-mb", "100", "--memory-mb-max=200",
-                    "--allowed-host", "a", "--allowed-host=b", "--header-timeout", "3"};
+    char *good[] = {"cellad",
+                    "--state",
+                    "/x",
+                    "--listen=127.0.0.1:1",
+                    "--require-key",
+                    "--memory-mb",
+                    "100",
+                    "--memory-mb-max=200",
+                    "--allowed-host",
+                    "a",
+                    "--allowed-host=b",
+                    "--header-timeout",
+                    "3"};
     assert_int_equal(options_parse(&o, sizeof good / sizeof *good, good, &e), 0);
     assert_string_equal(o.state_dir, "/x");
     assert_true(o.require_key && o.allowed_hosts_count == 2);
     assert_int_equal(o.world.limits_default.memory_bytes, 100 << 20);
     assert_int_equal(o.world.limits_max.memory_bytes, 200 << 20);
     assert_int_equal(o.http.header_timeout_ms, 3000);
-    char *wrong[][3] = {{"cellad", "--nothing", "x"}, {"cellad", "--cells-max", "many"}, {"cellad", "--cells-max", "0"},
-                        {"cellad", "state", "x"},     {"cellad", "--warm=x", "--state"}, {"cellad", "--log-level", "loud"}};
+    char *wrong[][3] = {{"cellad", "--nothing", "x"},      {"cellad", "--cells-max", "many"},
+                        {"cellad", "--cells-max", "0"},    {"cellad", "state", "x"},
+                        {"cellad", "--warm=x", "--state"}, {"cellad", "--log-level", "loud"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(options_parse(&o, 3, wrong[i], &e), -1);
         assert_string_equal(e.code, ERR_INVALID);
@@ -138,8 +151,10 @@ static void settings_come_from_a_file(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_known_hash),       cmocka_unit_test(the_form_of_a_key),
-        cmocka_unit_test(keys_live_and_die),  cmocka_unit_test(settings_are_checked),
+        cmocka_unit_test(a_known_hash),
+        cmocka_unit_test(the_form_of_a_key),
+        cmocka_unit_test(keys_live_and_die),
+        cmocka_unit_test(settings_are_checked),
         cmocka_unit_test(settings_come_from_a_file),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

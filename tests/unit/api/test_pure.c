@@ -53,7 +53,8 @@ static void utf8_clean_replaces_what_is_none(void **state) {
     utf8_clean(&tail, "a\xff\xe2\x82", 4, false, &out);
     utf8_clean(&tail, "b\xc3", 2, false, &out);
     utf8_clean(&tail, NULL, 0, true, &out);
-    assert_string_equal(out.data, "a\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" "b\xef\xbf\xbd");
+    assert_string_equal(out.data, "a\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+                                  "b\xef\xbf\xbd");
     buf_free(&out);
 }
 
@@ -122,7 +123,8 @@ static const struct route table[] = {
     {"*", "/v1/p/{id}/{rest...}", nothing, BODY_NONE, AUTH_KEY, SCOPE_HOST, ""},
 };
 
-static const struct route *route_of(const char *method, const char *path, struct route_match *m, struct err *e, char *allow) {
+static const struct route *route_of(const char *method, const char *path, struct route_match *m, struct err *e,
+                                    char *allow) {
     static char text[256];
     (void)snprintf(text, sizeof text, "%s", path);
     return route_find(table, sizeof table / sizeof *table, method, text, m, allow, e) == 0 ? m->route : NULL;
@@ -152,7 +154,8 @@ static void routes_refuse(void **state) {
     assert_null(route_of("PUT", "/v1/a", &m, &e, allow));
     assert_string_equal(e.code, ERR_METHOD);
     assert_string_equal(allow, "GET, POST");
-    static const char *const unknown[] = {"", "/", "//", "/v1", "/v1/a//", "/v1//a", "/v1/b", "/v1/a/x/b", "/v1/a//b/c", "v1/a", "/V1/a"};
+    static const char *const unknown[] = {"",      "/",         "//",         "/v1",  "/v1/a//", "/v1//a",
+                                          "/v1/b", "/v1/a/x/b", "/v1/a//b/c", "v1/a", "/V1/a"};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         assert_null(route_of("GET", unknown[i], &m, &e, allow));
         assert_string_equal(e.code, ERR_NOT_FOUND);
@@ -181,10 +184,28 @@ static void json_takes_objects_only(void **state) {
     assert_int_equal(parse("{\"a\":\"\\ud83d\\udc0d N'I\\\\ \\\" \"}", &o, &e), 0);
     assert_string_equal(json_object_get_string(json_field(o, "a")), "\xf0\x9f\x90\x8d N'I\\ \" ");
     json_object_put(o);
-    static const char *const wrong[] = {"[]",       "1",          "\"x\"",      "{",          "{\"a\":}",     "{\"a\":1,}",  "{'a':1}",
-                                        "{\"a\":1}x", "{\"a\":1}{}", "{\"a\":\"\xff\"}", "{\"a\":\"x\\u0000\"}", "{\"a\":[\"\\u0000\"]}",
-                                        "{\"a\":{\"code\":\"\\u0000\"}}", "nul", "/* */{}", "{\"a\":NaN}", "{\"a\":-Infinity}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\\udc00x\"}",
-                                        "{\"a\\u0000b\":1}", "{\"a\":{\"b\\u0000\" :1}}", "{\"a\":\"\\ud83d\\u0041\"}"};
+    static const char *const wrong[] = {"[]",
+                                        "1",
+                                        "\"x\"",
+                                        "{",
+                                        "{\"a\":}",
+                                        "{\"a\":1,}",
+                                        "{'a':1}",
+                                        "{\"a\":1}x",
+                                        "{\"a\":1}{}",
+                                        "{\"a\":\"\xff\"}",
+                                        "{\"a\":\"x\\u0000\"}",
+                                        "{\"a\":[\"\\u0000\"]}",
+                                        "{\"a\":{\"code\":\"\\u0000\"}}",
+                                        "nul",
+                                        "/* */{}",
+                                        "{\"a\":NaN}",
+                                        "{\"a\":-Infinity}",
+                                        "{\"a\":\"\\ud800\"}",
+                                        "{\"a\":\"\\udc00x\"}",
+                                        "{\"a\\u0000b\":1}",
+                                        "{\"a\":{\"b\\u0000\" :1}}",
+                                        "{\"a\":\"\\ud83d\\u0041\"}"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(parse(wrong[i], &o, &e), -1);
         assert_string_equal(e.code, ERR_INVALID);
@@ -222,8 +243,9 @@ static void json_text_comes_back(void **state) {
 
 static void file_entries_get_our_words(void **state) {
     (void)state;
-    struct json_object *guest = json_tokener_parse(
-        "{\"name\":\"d\",\"path\":\"/workspace/d\",\"type\":\"directory\",\"size\":4096,\"mode\":493,\"mtime_ms\":1767225600000}");
+    struct json_object *guest =
+        json_tokener_parse("{\"name\":\"d\",\"path\":\"/workspace/"
+                           "d\",\"type\":\"directory\",\"size\":4096,\"mode\":493,\"mtime_ms\":1767225600000}");
     struct json_object *entry = files_entry(guest);
     assert_true(json_object_get_boolean(json_field(entry, "is_dir")));
     assert_string_equal(json_object_get_string(json_field(entry, "mode")), "drwxr-xr-x");
@@ -255,7 +277,8 @@ static void hosts_are_split(void **state) {
     assert_true(host_split("example.com.", host, &port)); /* the same name, written in full */
     assert_string_equal(host, "example.com");
     assert_int_equal(port, -1);
-    static const char *const wrong[] = {"", ":80", "a b", "a/b", "a@b", "[::1", "[::1]x", "a:99999", "a:-1", "a:1x", "\xc3\xa9"};
+    static const char *const wrong[] = {"",       ":80",     "a b",  "a/b",  "a@b",     "[::1",
+                                        "[::1]x", "a:99999", "a:-1", "a:1x", "\xc3\xa9"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) assert_false(host_split(wrong[i], host, &port));
     char longest[300];
     memset(longest, 'a', sizeof longest - 1);
@@ -267,7 +290,8 @@ static void loopback_and_origins(void **state) {
     (void)state;
     assert_true(host_is_loopback("127.0.0.1") && host_is_loopback("127.9.9.9") && host_is_loopback("::1"));
     assert_true(host_is_loopback("localhost") && host_is_loopback("a.localhost"));
-    assert_false(host_is_loopback("localhost.evil.com") || host_is_loopback("evil-localhost") || host_is_loopback("128.0.0.1"));
+    assert_false(host_is_loopback("localhost.evil.com") || host_is_loopback("evil-localhost") ||
+                 host_is_loopback("128.0.0.1"));
     assert_false(host_is_loopback("0.0.0.0") || host_is_loopback("127.1") || host_is_loopback(".localhost.x"));
     assert_true(host_is_origin("http://localhost:7070", "localhost", 7070));
     assert_true(host_is_origin("https://example.com", "example.com", -1));

@@ -109,7 +109,7 @@ class Shell(InteractiveShell):
         lines, cells = self.magics_manager.magics["line"], self.magics_manager.magics["cell"]
         lines["pip"] = self._pip
         for name, program in (("bash", "/bin/bash"), ("sh", "/bin/sh")):
-            cells[name] = self._script_magic(cells[name], [program])
+            cells[name] = self._script_magic(program)
         # IPython's script magics keep a thread for ever; these and the plain form of the others do not need one.
 
     # Errors that IPython catches itself.
@@ -140,16 +140,16 @@ class Shell(InteractiveShell):
 
     system_piped = system_raw = system
 
-    def _script_magic(self, original, argv):
+    def _script_magic(self, program):
         def script(line, cell):
             if line.strip():  # --out, --bg and so on
-                return original(line, cell)
-            code = commands.run(argv, cell if cell.endswith("\n") else cell + "\n")
+                return self.run_cell_magic("script", "%s %s" % (program, line), cell)
+            code = commands.run([program], cell if cell.endswith("\n") else cell + "\n")
             self.user_ns["_exit_code"] = code
             if code:
-                raise commands.subprocess.CalledProcessError(code, argv[0])
+                raise commands.subprocess.CalledProcessError(code, program)
 
-        script.__doc__ = original.__doc__
+        script.__doc__ = "Run the cell with %s. Options are those of %%%%script." % program
         return script
 
     def _pip(self, line):

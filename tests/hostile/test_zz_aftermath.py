@@ -1,0 +1,54 @@
+"""Runs last: after all of the attacks the daemon and its keeper are as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+import pytest
+from cella import Sandbox
+from ring import Ring, held
+from support import proc
+from support.wait import until
+
+
+def _groups(ring: Ring) -> List[Path]:
+    """The instance's control groups of cells, in every hierarchy."""
+    found: List[Path] = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if " - cgroup" in line:
+            found += [g for g in Path(line.split()[4]).glob("**/cella-*/sbx_*") if g.is_dir()]
+    return found
+
+
+@pytest.mark.layer("keeper")
+def test_nothing_is_left(ring: Ring) -> None:
+    """No process, control group, layer or descriptor of a cell that is gone; healthy programs that never died; a log without a word of failure."""
+    for info in Sandbox.list(host=ring.url):
+        Sandbox.connect(info.id, host=ring.url).close()
+    until(lambda: not Sandbox.list(host=ring.url), "every cell is gone")
+    assert ring.keeper and ring.daemon
+    held(ring.keeper.poll() is None and ring.daemon.poll() is None and ring.healthy(), "a program died")
+
+    # what stays: the pools (two filled cells: guest, sentinel, context; two empty ones: guest) and a warm interpreter per language
+    until(lambda: len(proc.children(ring.keeper_pid)) <= 2 * 3 + 2 + 2, "the keeper's children are its pools and warm interpreters", 60)
+    states = [Path(f"/proc/{p}/status").read_text() for p in proc.children(ring.keeper_pid) if Path(f"/proc/{p}").exists()]
+    held(not [s for s in states if "Z (zombie)" in s], "a corpse is left")
+
+    layers = list((Path(f"/proc/{ring.keeper_pid}/root") / str(ring.state / "layers").lstrip("/")).glob("sbx_*"))
+    held(len(layers) <= 4, f"{len(layers)} layers are left")
+    held(proc.fd_count(ring.keeper_pid) < 120, f"the keeper has {proc.fd_count(ring.keeper_pid)} descriptors")
+    held(proc.fd_count(ring.daemon_pid) < 120, f"the daemon has {proc.fd_count(ring.daemon_pid)} descriptors")
+    held(proc.status_kb(ring.keeper_pid, "VmRSS") < 32 << 10, f"the keeper has {proc.status_kb(ring.keeper_pid, 'VmRSS')} kB")
+
+
+@pytest.mark.layer("keeper")
+def test_creates_still_work(ring: Ring) -> None:
+    """Ten cells, one after the other and at once."""
+    cells = [ring.cell() for _ in range(5)]
+    held(all(c.answers() for c in cells), "a new cell does not answer")
+    for c in cells:
+        c.close()
+    for _ in range(5):
+        with ring.cell() as c:
+            held(c.answers(), "a new cell does not answer")

@@ -200,11 +200,17 @@ static void upload(struct request *rq, struct json_object *taken) {
     rq->gone_arg = c;
 }
 
+/* A directory that is missing is made, unless ?parents=0. */
+static void set_parents(struct request *rq, struct json_object *op) {
+    const char *parents = request_query(rq, "parents");
+    json_set_flag(op, "parents", !parents || strcmp(parents, "0") != 0);
+}
+
 void handle_fs_put(struct request *rq) {
     struct err e;
     int mode = -1;
     bool append;
-    const char *mode_text = request_query(rq, "mode"), *parents = request_query(rq, "parents");
+    const char *mode_text = request_query(rq, "mode");
     if (!flag_of(rq, "append", &append)) return;
     if (mode_text && files_mode_text(mode_text, &mode, &e) < 0) {
         reply_err(rq, &e);
@@ -214,11 +220,13 @@ void handle_fs_put(struct request *rq) {
     if (!op) return;
     if (mode >= 0) json_set_int(op, "mode", mode);
     json_set_flag(op, "append", append);
-    json_set_flag(op, "parents", !parents || strcmp(parents, "0") != 0);
+    set_parents(rq, op);
     upload(rq, op);
 }
 
 void handle_tar_put(struct request *rq) {
     struct json_object *op = operation(rq, "tar_put", "/workspace");
-    if (op) upload(rq, op);
+    if (!op) return;
+    set_parents(rq, op);
+    upload(rq, op);
 }

@@ -21,6 +21,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "keeper/host.h"
 #include "wire/keeper_proto.h"
 
 #define QUOTA_CTL_ENABLE_SIMPLE 4 /* BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA, Linux 6.7; older headers lack the name */
@@ -186,7 +187,7 @@ int layer_flush(const char *id, struct err *e) {
 }
 
 int layer_limit(const char *id, uint64_t disk_bytes, struct err *e) {
-    if (!quota) return 0;
+    if (!quota || host.off[LAYER_LIMITS]) return 0;
     cleanup_close int fd = layer_fd(id, e);
     if (fd < 0) return -1;
     struct btrfs_ioctl_qgroup_limit_args l = {.lim = {.flags = BTRFS_QGROUP_LIMIT_MAX_RFER, .max_rfer = disk_bytes}};

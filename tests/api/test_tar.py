@@ -11,6 +11,15 @@ from cella import CellaError, FileNotFound, InvalidRequest, Sandbox
 from support import tars
 
 
+def test_missing_directory_is_made_unless_told_otherwise(box: Sandbox, http: httpx.Client) -> None:
+    data = tars.make([("f", b"content", None)])
+    url = f"/v1/sandboxes/{box.id}/fs/tar"
+    refused = http.put(url, params={"path": "no/such", "parents": "0"}, content=data)
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+    assert http.put(url, params={"path": "no/such"}, content=data).json()["entries"] == 1
+    assert box.filesystem.read("no/such/f") == "content"
+
+
 def test_up_and_down(box: Sandbox) -> None:
     data = tars.make(
         [

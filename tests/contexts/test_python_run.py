@@ -55,6 +55,21 @@ def test_out_is_bounded(fresh):
     assert int(fresh.run("len(Out)").text) <= 1000
 
 
+def test_many_executions_take_bounded_memory(fresh):
+    def resident():
+        return int(open("/proc/%d/statm" % fresh.ready["pid"]).read().split()[1]) * 4
+
+    fresh.run("import sys; sys.modules['cella_kernel.execute'].SOURCE_MAX = 600_000")
+    for _ in range(3000):
+        fresh.run("x = 1")
+    before = resident()
+    for _ in range(6000):
+        fresh.run("x = 1")
+    assert resident() - before < 3000, "kB grown in 6,000 executions"
+    assert fresh.run("'_i10' in dir(), In[10], len(_i9000)").text == "(False, 'x = 1', 5)"
+    assert "def kept" in fresh.run("def kept(): pass\nimport inspect; inspect.getsource(kept)").text
+
+
 def test_print_goes_through_the_descriptors_in_order(py):
     e = py.run(
         "import os, subprocess, ctypes\n"
@@ -217,6 +232,8 @@ def test_magics(py):
     assert py.run("v = 5\n!echo $v {v + 1}").out == "5 6\n"
     assert py.run("!exit 3\n").status == "ok"
     assert py.run("_exit_code").text == "3"
+    assert py.run("!(sleep 0.3; echo late) &\nprint('first')").out == "first\n"
+    assert py.run("import time; time.sleep(0.6)").out == "late\n"
     e = py.run("%%bash\necho out\necho err >&2\nx=1\n")
     assert (e.out, e.err) == ("out\n", "err\n")
     assert py.run("%%bash\nexit 3\n").error["name"] == "CalledProcessError"

@@ -207,8 +207,9 @@ def test_files_of_others(cell: Cell) -> None:
     """Reading what only the cell's root may read, taking files over, changing their mode."""
     cell.attack_process("open('/root/secret', 'w').write('s'); os.chmod('/root/secret', 0o600); report(1)", "root")
     code = """
-    open('/tmp/mine', 'w').close()
-    report([refusal(open, '/root/secret'), refusal(open, '/etc/shadow'), refusal(os.chown, '/tmp/mine', 0, 0), refusal(os.chmod, '/etc/passwd', 0o777),
+    mine = f'/tmp/mine{os.getpid()}'
+    open(mine, 'w').close()
+    report([refusal(open, '/root/secret'), refusal(open, '/etc/shadow'), refusal(os.chown, mine, 0, 0), refusal(os.chmod, '/etc/passwd', 0o777),
             refusal(os.unlink, '/etc/passwd'), refusal(open, '/usr/bin/evil', 'w')])
     """
     denied({"context": cell.attack(code), "process": cell.attack_process(code)}, "EPERM", "EACCES")

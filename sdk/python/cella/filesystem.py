@@ -113,7 +113,6 @@ class Filesystem:
     def write_tar(self, path: str, content: Content) -> int:
         """Unpack a tar (plain or gzip) into a directory, which is made when it is not there. Entries that would leave
         it are refused (InvalidRequest). Returns the number of entries."""
-        self.mkdir(path)
         answer = self._transport.json(_calls.tar_write(self._id, path, _content(content)))
         return int((answer or {}).get("entries", 0))
 

@@ -14,18 +14,19 @@ from . import display, errors, loops, wire
 from .figures import Figures
 from .interrupt import guarded
 
-SOURCE_MAX = 16 << 20  # characters of cells kept for tracebacks and inspect; the oldest go first
+SOURCE_MAX = 16 << 20  # characters of cells kept for tracebacks, inspect and _iN; the oldest go first
+SOURCE_COST = 600  # what an entry takes besides its text, bytes (measured for one short line)
 _COROUTINE = 0x80  # inspect.CO_COROUTINE
 _ASYNC_FLAG = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
-
-WARM = (b"warm = 1", b"warm + 1", b"'text'", b"[warm, 1.5]")
-REHEARSAL = b"1 + 1"
+# What runs before the first user's code (Executor._play). The names do not meet those of a template's preload.
+WARM = (b"_cella = 1", b"_cella + 1", b"'text'", b"[_cella, 1.5]")
 WARM_ONCE = (
     b"1 / 0",
-    b"import sys\nif 'pandas' in sys.modules: warm = sys.modules['pandas'].DataFrame({'a': [1]})\nwarm",
-    b"if 'matplotlib.pyplot' in sys.modules: warm = sys.modules['matplotlib.pyplot'].plot([0, 1])",
+    b"import sys as _cella\nif 'pandas' in _cella.modules: _cella = _cella.modules['pandas'].DataFrame({'a': [1]})\n_cella",
+    b"import sys as _cella\nif 'matplotlib.pyplot' in _cella.modules: _cella.modules['matplotlib.pyplot'].plot([0, 1])",
 )
+REHEARSAL = b"1 + 1"
 
 
 class _Sink:
@@ -49,7 +50,7 @@ class Executor:
         self.running = False
         self.in_child = False  # after a fork in the user's code: this process is not the context
         self.number = 0
-        self._pid = 0
+        self._pid = -1  # of the process that serves, once it is known
         self._sources, self._source_size = deque(), 0
         self._collected = None  # errors of formatters, while a result is formatted
         shell.executor = self
@@ -239,14 +240,15 @@ class Executor:
             lines[-1] += "\n"
         entry = (len(code), None, lines, name)
         linecache.cache[name] = linecache._ipython_cache[name] = entry
-        self._sources.append((name, len(code)))
-        self._source_size += len(code)
+        self._sources.append((name, len(code) + SOURCE_COST))
+        self._source_size += len(code) + SOURCE_COST
+        ns, history = self.shell.user_ns, self.shell.history_manager
         while self._source_size > SOURCE_MAX and len(self._sources) > 1:
             old, size = self._sources.popleft()
             self._source_size -= size
             linecache.cache.pop(old, None)
             linecache._ipython_cache.pop(old, None)
-        ns, history = self.shell.user_ns, self.shell.history_manager
+            ns.pop("_i" + old[6:-1], None)  # "<cell 7>"
         ns["_iii"], ns["_ii"], ns["_i"] = ns.get("_ii", ""), ns.get("_i", ""), history.input_hist_raw[-1]
         history.input_hist_parsed.append(code)
         history.input_hist_raw.append(raw)

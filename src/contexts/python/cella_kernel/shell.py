@@ -134,8 +134,6 @@ class Shell(InteractiveShell):
     def system(self, command):
         """!command: straight to the context's own pipes; the exit code is left in _exit_code."""
         command = self.var_expand(command, depth=1)
-        if command.rstrip().endswith("&"):
-            raise OSError("Background processes not supported.")
         self.user_ns["_exit_code"] = commands.run([commands.shell_path(), "-c", command])
 
     system_piped = system_raw = system

@@ -87,9 +87,11 @@ static int add_names(scmp_filter_ctx ctx, uint32_t action, const char *const *na
 static int add_arguments(scmp_filter_ctx ctx) {
     const uint64_t namespaces = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS |
                                 CLONE_NEWCGROUP | 0x80 /* CLONE_NEWTIME */;
+    /* a context's parent is the keeper: children that are its siblings would be the keeper's to reap, as fast as code can make them */
+    const uint64_t adopted = CLONE_PARENT | CLONE_PTRACE;
     int rc = 0;
     /* threads and processes, no namespaces; clone3 hides its flags in memory, so C libraries must fall back to clone */
-    rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, namespaces, 0));
+    rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, namespaces | adopted, 0));
     rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER));
     /* local, IPv4 and IPv6 streams and datagrams; netlink only to ask about routes and addresses (NETLINK_ROUTE = 0) */
     static const int types[] = {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET};

@@ -213,3 +213,17 @@ def test_files_of_others(cell: Cell) -> None:
             refusal(os.unlink, '/etc/passwd'), refusal(open, '/usr/bin/evil', 'w')])
     """
     denied({"context": cell.attack(code), "process": cell.attack_process(code)}, "EPERM", "EACCES")
+
+
+@pytest.mark.layer("seccomp", decisive=True)
+def test_children_for_the_keeper(cell: Cell) -> None:
+    """CLONE_PARENT makes a sibling: in a context, whose parent is the keeper, a child of the keeper, to be reaped by it at any rate the code likes."""
+    code = """
+    def child(flags):
+        got = call(56, flags | signal.SIGCHLD, 0, 0, 0, 0)
+        if got == 0:
+            os._exit(0)
+        return name(got)
+    report([child(0x8000), child(0x2000), child(0x8000 | 0x2000)])
+    """
+    denied({"context": cell.attack(code), "process": cell.attack_process(code)}, "EPERM", "ENOSYS")

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,7 @@ class Check:
         report = self.scratch / "junit.xml"
         report.unlink(missing_ok=True)
         environment = os.environ | {"CELLA_BUILD": str(self.build / "bin"), "CELLA_CONTEXTS": str(self.build / "contexts"),
+                                    "CELLA_BUILD_CONTEXTS": str(self.build / "contexts"),
                                     "CELLA_TEST_LAYERS_BUILD": str(self.layers / "bin"), "PYTHONDONTWRITEBYTECODE": "1"} | (env or {})
         environment.pop("CELLA_URL", None)
         done = subprocess.run([PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "--color=no", f"--junit-xml={report}", *paths],
@@ -250,6 +252,10 @@ def main() -> int:
     unknown = [ring for ring in chosen.rings if ring not in RINGS]
     if unknown:
         options.error(f"unknown ring {unknown[0]}; there are: {', '.join(RINGS)}")
+    # Started in the background, a shell has these ignored, and every test would inherit that.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     rings = chosen.rings or list(RINGS)
     check, total = Check(chosen), Counts()
     try:

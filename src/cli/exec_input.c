@@ -119,7 +119,7 @@ static void on_message(void *arg, bool is_text, const char *bytes, size_t n) {
         size_t length = (size_t)json_object_get_string_len(value);
         if (memmem(text, length, "\xef\xbf\xbd", 3)) s->x->replaced = true;
         if (!cell_output(s->x->out, strcmp(stream, "stderr") == 0 ? STDERR_FILENO : STDOUT_FILENO, text, length)) s->unwritable = true;
-    } else if (error) {
+    } else if (error && !s->ended) { /* after the end: input that crossed it on the way */
         s->failed = true;
         bool missing = strcmp(json_text(message, "code", ""), ERR_NOT_FOUND) == 0;
         (void)err_set(s->problem, missing ? ERR_NOT_FOUND : ERR_INTERNAL, "%s", error);

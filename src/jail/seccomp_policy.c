@@ -93,7 +93,8 @@ static int add_arguments(scmp_filter_ctx ctx) {
     /* threads and processes, no namespaces; clone3 hides its flags in memory, so C libraries must fall back to clone */
     rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, namespaces | adopted, 0));
     rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER));
-    /* local, IPv4 and IPv6 streams and datagrams; netlink only to ask about routes and addresses (NETLINK_ROUTE = 0) */
+    /* Local, IPv4 and IPv6 streams and datagrams. No netlink, not even to ask for addresses: what waits in its sockets is memory that no group
+     * is charged for (measured: 829 MB of the host held by 2,000 sockets of a cell limited to 192 MB), and a cell has nothing but loopback. */
     static const int types[] = {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET};
     static const int families[] = {AF_INET, AF_INET6};
     /* no other protocol: the kernel would load its module (SCTP, SMC, L2TP…) for whoever asks */
@@ -107,7 +108,7 @@ static int add_arguments(scmp_filter_ctx ctx) {
                 rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[f]),
                                        SCMP_A1(SCMP_CMP_MASKED_EQ, 0xf, (scmp_datum_t)types[t]),
                                        SCMP_A2(SCMP_CMP_EQ, (scmp_datum_t)protocols[p]));
-    rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2, SCMP_A0(SCMP_CMP_EQ, AF_NETLINK), SCMP_A2(SCMP_CMP_EQ, 0));
+    rc |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_NETLINK));
     rc |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
     /* Every ioctl but TIOCSTI, which pushes input into a terminal. The kernel reads 32 bits of the request, and libseccomp compares 64 (its
      * _32 forms cut the datum, not the argument): rubbish in the upper half would pass. So: allowed is what differs from it in one bit. */

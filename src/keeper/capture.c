@@ -81,7 +81,7 @@ struct cell *capture_make_cell(struct capture *k, const char *id, struct err *e)
     if (!c) return NULL;
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         const struct captured *s = &k->slot[i];
-        if (!s->sentinel || !cell_fill(c, i, s->sentinel, &s->image, s->language, e)) continue;
+        if (!s->sentinel || !cell_fill(c, i, s->sentinel, 0, &s->image, s->language, e)) continue;
         cell_destroy(c);
         return NULL;
     }

@@ -104,13 +104,16 @@ struct cell *cell_make(const char *id, const char *template_id, const struct kee
     return NULL;
 }
 
-int cell_fill(struct cell *c, int slot, pid_t sentinel, const struct image *im, int language, struct err *e) {
+int cell_fill(struct cell *c, int slot, pid_t sentinel, pid_t spare, const struct image *im, int language, struct err *e) {
     struct context *x = &c->context[slot];
     struct ferry_result r;
-    if (x->context || x->sentinel) return err_set(e, ERR_CONFLICT, "slot %d is taken", slot);
+    if (x->context || x->sentinel) {
+        if (spare) kill(spare, SIGKILL); /* reaped like any child; belongs to nobody */
+        return err_set(e, ERR_CONFLICT, "slot %d is taken", slot);
+    }
     const struct ferry_target to = {.cell_name = c->id, .guest = c->guest, .slot_fd = c->slot_fd, .open_files = c->limits.open_files,
                                     .landlock = host.landlock_abi && !host.off[LAYER_LANDLOCK]};
-    if (ferry(sentinel, im, &to, &r, e)) return -1;
+    if (ferry(sentinel, spare, im, &to, &r, e)) return -1;
     *x = (struct context){.context = r.context, .sentinel = r.sentinel, .language = language,
                           .control_fd = r.control_fd, .stdout_fd = r.stdout_fd, .stderr_fd = r.stderr_fd};
     return 0;

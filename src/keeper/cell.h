@@ -39,8 +39,8 @@ struct cell *cell_find(uint32_t index, uint32_t serial);
 uint32_t cell_index(const struct cell *);
 /* layer: the one whose files the cell starts with; NULL: an empty one. */
 struct cell *cell_make(const char *id, const char *template_id, const struct keeper_limits *, const char *layer, struct err *);
-/* Ferry a copy of the sentinel into the slot; im and language are its own. */
-int cell_fill(struct cell *, int slot, pid_t sentinel, const struct image *im, int language, struct err *);
+/* Ferry a copy of the sentinel into the slot; im and language are its own; spare as for ferry(). */
+int cell_fill(struct cell *, int slot, pid_t sentinel, pid_t spare, const struct image *im, int language, struct err *);
 int cell_limit(struct cell *, const struct keeper_limits *, struct err *);
 int cell_signal(struct cell *, int slot, int signo, struct err *);
 int cell_stats(struct cell *, struct keeper_stats *, struct err *);

@@ -214,13 +214,16 @@ pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *e) {
     return result < 0 ? err_sys(e, (int)-result, "copy the sentinel") : copy;
 }
 
-int ferry(pid_t sentinel, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
+int ferry(pid_t sentinel, pid_t spare, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
     struct streams s;
-    pid_t copy = 0, context = 0;
-    if (streams_open(&s, e)) return -1;
+    pid_t copy = spare, context = 0;
+    if (streams_open(&s, e)) {
+        drop_task(copy);
+        return -1;
+    }
     inject_deadline(10000);
     int rc = streams_post(to->slot_fd, &s, e);
-    if (!rc && (copy = sentinel_copy(sentinel, im, e)) < 0) rc = -1;
+    if (!rc && !copy && (copy = sentinel_copy(sentinel, im, e)) < 0) rc = -1;
     /* memory is charged to the group of the task that owns it: the copy. Not its cpu limit: a busy cell would make the ferry, and with it
      * every other cell, wait. */
     if (!rc) rc = cgroup_enter(to->cell_name, CGROUP_SENTINEL, copy, e);

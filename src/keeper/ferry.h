@@ -23,4 +23,5 @@ struct ferry_result {
 /* A copy-on-write copy of a sentinel, itself a sentinel: its host pid, a child of the keeper; -1 with *e. im: of the context it belongs to. */
 pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *);
 
-int ferry(pid_t sentinel, const struct image *, const struct ferry_target *, struct ferry_result *, struct err *);
+/* spare: a copy of the sentinel that was made ahead (it is used up, also by a failure), or 0. */
+int ferry(pid_t sentinel, pid_t spare, const struct image *, const struct ferry_target *, struct ferry_result *, struct err *);

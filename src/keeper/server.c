@@ -24,6 +24,8 @@
 #include "keeper/host.h"
 #include "keeper/zygote.h"
 
+#define SPARE_WAIT_MS 5 /* nothing asked for so long: time for the copies made ahead */
+
 static int client = -1;
 static struct keeper_report report;
 
@@ -104,7 +106,7 @@ static int fill(struct cell *c, const struct keeper_request *q, struct err *e) {
     struct zygote *z = warm(c->template_id, q->language, e);
     if (!z) return -1;
     int64_t t = monotonic_us();
-    int rc = cell_fill(c, (int)q->slot, z->pid, &z->image, z->language, e);
+    int rc = cell_fill(c, (int)q->slot, z->pid, zygote_take_spare(z), &z->image, z->language, e);
     report.ferry_us_last = (uint64_t)(monotonic_us() - t);
     report.contexts_made += !rc;
     return rc;
@@ -324,11 +326,7 @@ static void read_client(void) {
 }
 
 /* Sentinels must never run: nothing lets one go. */
-static bool is_sentinel(pid_t pid) {
-    for (size_t i = 0; i < ZYGOTES_MAX; i++)
-        if (zygotes[i].pid == pid) return true;
-    return cell_has_sentinel(pid) || capture_has_sentinel(pid);
-}
+static bool is_sentinel(pid_t pid) { return zygote_has_sentinel(pid) || cell_has_sentinel(pid) || capture_has_sentinel(pid); }
 
 /* A stop nobody waits for: a thread that did not stop in time for a fork and does now. */
 static void let_go(pid_t pid, int status) {
@@ -343,7 +341,7 @@ static void reap(void) {
             let_go(pid, status);
             continue;
         }
-        if (cell_reaped(pid, status) || capture_reaped(pid)) continue;
+        if (cell_reaped(pid, status) || capture_reaped(pid) || zygote_spare_reaped(pid)) continue;
         for (size_t i = 0; i < ZYGOTES_MAX; i++) {
             struct zygote *z = &zygotes[i];
             if (z->pid != pid) continue;
@@ -378,11 +376,13 @@ int server_run(int listen_fd, uid_t daemon_uid, struct err *e) {
     sigaddset(&set, SIGINT);
     cleanup_close int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (signals < 0) return err_sys(e, errno, "signalfd");
-    bool waiting = false;
+    bool waiting = false, spares = false;
     for (;;) {
         struct pollfd p[3 + ZYGOTES_MAX] = {{signals, POLLIN, 0}, {listen_fd, POLLIN, 0}, {client, POLLIN, 0}};
         for (size_t i = 0; i < ZYGOTES_MAX; i++) p[3 + i] = (struct pollfd){zygotes[i].pid ? zygotes[i].ready_fd : -1, POLLIN, 0};
-        if (poll(p, 3 + ZYGOTES_MAX, waiting ? 2 : -1) < 0 && errno != EINTR) return err_sys(e, errno, "poll");
+        int spoke = poll(p, 3 + ZYGOTES_MAX, waiting ? 2 : spares ? SPARE_WAIT_MS : -1);
+        if (spoke < 0 && errno != EINTR) return err_sys(e, errno, "poll");
+        spares = spoke || zygotes_make_spare(); /* whatever happened may have used one up */
         struct signalfd_siginfo info;
         while (read(signals, &info, sizeof info) == sizeof info)
             if (info.ssi_signo != SIGCHLD) return 0;

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "keeper/cgroup.h"
+#include "keeper/ferry.h"
 #include "keeper/host.h"
 
 #ifndef SYS_mseal
@@ -234,12 +235,70 @@ int zygote_settle(struct zygote *z, struct err *e) {
     return 0;
 }
 
+/* ---- copies made ahead ---- */
+
+pid_t zygote_take_spare(struct zygote *z) {
+    for (int i = 0; i < ZYGOTE_SPARES; i++) {
+        pid_t pid = z->spare[i];
+        z->spare[i] = 0;
+        if (pid) return pid;
+    }
+    return 0;
+}
+
+static bool make_spare(struct zygote *z, pid_t *place) {
+    struct err e;
+    inject_deadline(10000);
+    pid_t pid = sentinel_copy(z->pid, &z->image, &e);
+    inject_deadline(0);
+    *place = pid > 0 ? pid : 0;
+    if (pid < 0) log_warn("copy of a zygote: %s", e.text);
+    return pid > 0;
+}
+
+bool zygotes_make_spare(void) {
+    bool made = false;
+    for (size_t i = 0; i < ZYGOTES_MAX; i++)
+        for (int k = 0; zygotes[i].pid && zygotes[i].ready && k < ZYGOTE_SPARES; k++) {
+            if (zygotes[i].spare[k]) continue;
+            if (made) return true;
+            if (!make_spare(&zygotes[i], &zygotes[i].spare[k])) return false; /* it would fail again */
+            made = true;
+        }
+    return false;
+}
+
+static pid_t *spare_by(pid_t pid) {
+    for (size_t i = 0; i < ZYGOTES_MAX; i++)
+        for (int k = 0; k < ZYGOTE_SPARES; k++)
+            if (zygotes[i].spare[k] == pid) return &zygotes[i].spare[k];
+    return NULL;
+}
+
+bool zygote_has_sentinel(pid_t pid) {
+    for (size_t i = 0; i < ZYGOTES_MAX; i++)
+        if (zygotes[i].pid == pid) return true;
+    return spare_by(pid) != NULL;
+}
+
+bool zygote_spare_reaped(pid_t pid) {
+    pid_t *place = spare_by(pid);
+    if (place) *place = 0;
+    return place != NULL;
+}
+
+static void kill_spares(struct zygote *z) {
+    for (pid_t pid; (pid = zygote_take_spare(z));) kill(pid, SIGKILL); /* reaped like any child; belongs to nobody then */
+}
+
 void zygote_kill(struct zygote *z) {
+    kill_spares(z);
     if (z->pid) kill(z->pid, SIGKILL);
 }
 
 void zygote_reaped(struct zygote *z) {
     close_fd(&z->ready_fd);
+    kill_spares(z);
     image_free(&z->image);
     *z = (struct zygote){.ready_fd = -1};
 }

@@ -5,6 +5,7 @@
 #include "wire/keeper_proto.h"
 
 #define ZYGOTES_MAX 64
+#define ZYGOTE_SPARES 2 /* copies made ahead, in the keeper's idle moments: a third of what filling a cell takes. One is 0.4 MB of page tables */
 
 struct zygote {
     char template_id[KEEPER_TEMPLATE];
@@ -15,6 +16,7 @@ struct zygote {
     uint64_t tag; /* of the request that waits for it */
     int64_t started_us;
     struct image image;
+    pid_t spare[ZYGOTE_SPARES]; /* sentinels themselves; 0: used up */
 };
 extern struct zygote zygotes[ZYGOTES_MAX];
 
@@ -23,6 +25,14 @@ struct zygote *zygote_find(const char *template_id, int language);
 struct zygote *zygote_start(const char *template_id, int language, uint64_t tag, struct err *);
 /* Its ready_fd spoke: seize it, map the stub, capture it. On failure the zygote is killed and its entry freed by zygote_reaped. */
 int zygote_settle(struct zygote *, struct err *);
+/* A copy made ahead, now the caller's; 0 when there is none. */
+pid_t zygote_take_spare(struct zygote *);
+/* Make one copy that is missing. True while more are. */
+bool zygotes_make_spare(void);
+/* Is this task one of the sentinels here? */
+bool zygote_has_sentinel(pid_t);
+/* A child ended that may be a spare; false when it is none. */
+bool zygote_spare_reaped(pid_t);
 void zygote_kill(struct zygote *);
 /* The process is gone: frees the entry. */
 void zygote_reaped(struct zygote *);

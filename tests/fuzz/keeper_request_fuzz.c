@@ -42,6 +42,10 @@ struct zygote *zygote_start(const char *template_id, int language, uint64_t tag,
 int zygote_settle(struct zygote *z, struct err *e) { return (void)z, err_set(e, ERR_INTERNAL, "not here"); }
 void zygote_kill(struct zygote *z) { must(z->pid != 0); }
 void zygote_reaped(struct zygote *z) { (void)z; }
+pid_t zygote_take_spare(struct zygote *z) { return (void)z, 0; }
+bool zygotes_make_spare(void) { return false; }
+bool zygote_has_sentinel(pid_t pid) { return (void)pid, false; }
+bool zygote_spare_reaped(pid_t pid) { return (void)pid, false; }
 
 int host_template_fd(const char *template_id, struct err *e) {
     if (strcmp(template_id, good_template)) return err_set(e, ERR_NOT_FOUND, "no such template");
@@ -72,8 +76,9 @@ int cell_start(const struct cell_start *s, struct err *e) {
     must(s->uid_base >= HOST_UID_BASE && s->uid_base <= 0x7fff0000u - HOST_UID_RANGE && s->limits->open_files >= 1024);
     return next_pid++;
 }
-int ferry(pid_t sentinel, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
+int ferry(pid_t sentinel, pid_t spare, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
     (void)im, (void)e;
+    must(!spare);
     name_is_an_id(to->cell_name);
     must(sentinel == 7777777 || sentinel >= 1 << 23);
     *out = (struct ferry_result){.sentinel = next_pid, .context = next_pid + 1, .control_fd = -1, .stdout_fd = -1, .stderr_fd = -1};

@@ -11,7 +11,7 @@
 #include "driver/process/internal.h"
 
 #define REFILL_PAUSE_MS 500 /* after a refill that failed */
-#define REFILL_WAIT_MS 4    /* after a create: its first execution should have the processors to itself */
+#define REFILL_WAIT_MS 10   /* after a create: its first execution should have the processors to itself */
 
 static void refill_soon(struct process_driver *);
 

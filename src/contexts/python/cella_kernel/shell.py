@@ -224,7 +224,8 @@ def _words(line):
 def _has_network():
     """True when there is an interface besides loopback."""
     try:
-        return any(name != "lo" for _index, name in socket.if_nameindex())
+        with open("/proc/net/dev", encoding="ascii") as f:  # not if_nameindex(): a cell has no netlink sockets
+            return any(line.split(":")[0].strip() != "lo" for line in f.readlines()[2:])
     except OSError:
         return True
 

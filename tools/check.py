@@ -9,6 +9,7 @@ that cannot run counts as one failure. A skip that tests/allowed_skips.txt does 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fnmatch
 import json
 import os
@@ -243,6 +244,17 @@ def run_ring(name: str, run: Callable[[], Counts]) -> Counts:
     return counts
 
 
+def default_signals() -> None:
+    """Every test inherits what is ignored here: SIGINT and SIGQUIT under a shell's `&`, and glibc's own 32 and 33 under make
+    (its posix_spawn leaves them ignored; only the bare system call can change them)."""
+    libc, default = ctypes.CDLL(None), bytes(32)  # struct kernel_sigaction, all zero: SIG_DFL
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    for number in (32, 33):
+        libc.syscall(13, number, default, None, 8)  # rt_sigaction
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--build", default="build")
@@ -252,10 +264,7 @@ def main() -> int:
     unknown = [ring for ring in chosen.rings if ring not in RINGS]
     if unknown:
         options.error(f"unknown ring {unknown[0]}; there are: {', '.join(RINGS)}")
-    # Started in the background, a shell has these ignored, and every test would inherit that.
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        if signal.getsignal(number) == signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+    default_signals()
     rings = chosen.rings or list(RINGS)
     check, total = Check(chosen), Counts()
     try:

@@ -19,7 +19,6 @@
 struct pipe_end {
     struct context_link *link;
     struct poller *poller; /* NULL after its end */
-    size_t capacity;       /* what the kernel can hold: after reading this much, all of a given moment was read */
     bool is_err;
 };
 struct context_link {
@@ -84,8 +83,12 @@ static void on_pipe(void *arg, int events) {
 }
 
 static void read_both(struct context_link *l) {
-    for (int i = 0; i < 2; i++)
-        if (l->pipes[i].poller) read_pipe(&l->pipes[i], l->pipes[i].capacity);
+    for (int i = 0; i < 2; i++) {
+        struct pipe_end *p = &l->pipes[i];
+        if (!p->poller) continue;
+        int capacity = fcntl(poller_fd(p->poller), F_GETPIPE_SZ); /* the code may have widened it */
+        read_pipe(p, capacity > 0 ? (size_t)capacity : PIPE_CHUNK);
+    }
 }
 
 /* ---- the control stream ---- */
@@ -164,9 +167,8 @@ struct context_link *context_link_open(uv_loop_t *loop, const struct context_end
     l->control = seqpacket_open(loop, ends->control_fd, &(struct seqpacket_events){on_packet, on_stream_end, NULL, l});
     for (int i = 0; i < 2; i++) {
         struct pipe_end *p = &l->pipes[i];
-        int fd = i ? ends->stderr_fd : ends->stdout_fd, capacity = fcntl(fd, F_GETPIPE_SZ);
-        *p = (struct pipe_end){.link = l, .is_err = i, .capacity = capacity > 0 ? (size_t)capacity : PIPE_CHUNK};
-        p->poller = poller_open(loop, fd, on_pipe, p);
+        *p = (struct pipe_end){.link = l, .is_err = i};
+        p->poller = poller_open(loop, i ? ends->stderr_fd : ends->stdout_fd, on_pipe, p);
     }
     refresh(l);
     return l;

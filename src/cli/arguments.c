@@ -27,7 +27,8 @@ static int store_number(const struct option *o, const char *text, struct err *e)
         return 0;
     }
     double seconds = strtod(text, &end);
-    if (errno || end == text || *end || !isfinite(seconds) || seconds < 0) return wrong(e, "--", o->name, " needs a number of seconds");
+    if (errno || end == text || *end || !isfinite(seconds) || seconds < 0)
+        return wrong(e, "--", o->name, " needs a number of seconds");
     *(double *)o->to = seconds;
     return 0;
 }
@@ -60,7 +61,8 @@ static const struct option *by_letter(const struct option *options, char letter)
 }
 
 /* "--name", "--name=value" or "--name value". Advances *i over a value of its own. */
-static int take_long(const struct option *own, const struct option *common, int argc, char **argv, int *i, struct err *e) {
+static int take_long(const struct option *own, const struct option *common, int argc, char **argv, int *i,
+                     struct err *e) {
     const char *name = argv[*i] + 2, *equals = strchr(name, '=');
     size_t length = equals ? (size_t)(equals - name) : strlen(name);
     const struct option *o = by_name(own, name, length);
@@ -73,7 +75,8 @@ static int take_long(const struct option *own, const struct option *common, int 
 }
 
 /* "-a", "-ab", "-o value" or "-ovalue". */
-static int take_short(const struct option *own, const struct option *common, int argc, char **argv, int *i, struct err *e) {
+static int take_short(const struct option *own, const struct option *common, int argc, char **argv, int *i,
+                      struct err *e) {
     for (const char *p = argv[*i] + 1; *p; p++) {
         const struct option *o = by_letter(own, *p);
         if (!o) o = by_letter(common, *p);
@@ -95,8 +98,8 @@ static int keep_word(struct words *words, const char *word, struct err *e) {
     return 0;
 }
 
-static int parse_all(const struct option *own, const struct option *common, struct arguments_form form, int argc, char **argv,
-                     struct words *words, struct err *e) {
+static int parse_all(const struct option *own, const struct option *common, struct arguments_form form, int argc,
+                     char **argv, struct words *words, struct err *e) {
     bool options_over = false;
     for (int i = 0; i < argc; i++) {
         const char *word = argv[i];
@@ -114,16 +117,19 @@ static int parse_all(const struct option *own, const struct option *common, stru
     return 0;
 }
 
-static int check_words(const struct command *command, struct arguments_form form, const struct words *words, struct err *e) {
+static int check_words(const struct command *command, struct arguments_form form, const struct words *words,
+                       struct err *e) {
     if (words->count < form.least)
         return err_hint(e, CLI_USAGE, see_help, "something is missing: cella %s", command->usage);
     if (!form.rest_from && words->count > form.most)
-        return err_hint(e, CLI_USAGE, see_help, "one word too many (\"%.100s\"): cella %s", words->word[form.most], command->usage);
+        return err_hint(e, CLI_USAGE, see_help, "one word too many (\"%.100s\"): cella %s", words->word[form.most],
+                        command->usage);
     return 0;
 }
 
 enum arguments_result arguments_parse(struct cli *cli, const struct command *command, const struct option *options,
-                                      struct arguments_form form, int argc, char **argv, struct words *words, struct err *e) {
+                                      struct arguments_form form, int argc, char **argv, struct words *words,
+                                      struct err *e) {
     struct common common = {0};
     const struct option shared[] = {{"output", 'o', OPTION_TEXT, &common.output, "FORMAT", ""},
                                     {"url", 0, OPTION_TEXT, &cli->url, "URL", ""},
@@ -147,8 +153,8 @@ enum arguments_result arguments_parse(struct cli *cli, const struct command *com
     return check_words(command, form, words, e) < 0 ? ARGUMENTS_WRONG : ARGUMENTS_OK;
 }
 
-bool arguments_take(struct cli *cli, const struct command *command, const struct option *options, struct arguments_form form, int argc,
-                    char **argv, struct words *words, int *exit_code) {
+bool arguments_take(struct cli *cli, const struct command *command, const struct option *options,
+                    struct arguments_form form, int argc, char **argv, struct words *words, int *exit_code) {
     struct err e;
     switch (arguments_parse(cli, command, options, form, argc, argv, words, &e)) {
     case ARGUMENTS_OK: return true;
@@ -169,6 +175,7 @@ void arguments_help(const struct command *command, const struct option *options)
         (void)snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");
         printf("  %-30s %s\n", left, o->help);
     }
-    printf("%s  -o, --output json              JSON instead of a table\n", options && options->name ? "" : "\nOptions:\n");
+    printf("%s  -o, --output json              JSON instead of a table\n",
+           options && options->name ? "" : "\nOptions:\n");
     if (command->teach) printf("\n%s", command->teach);
 }

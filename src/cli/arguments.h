@@ -7,7 +7,8 @@
  *       {"env", 'e', OPTION_LIST, &env, "NAME=VALUE", "environment variable; may be repeated"},
  *       {0}};
  *
- * -o/--output, --url, --key and -h/--help are known to every command and go into struct cli. Strings point into argv and are not copied. */
+ * -o/--output, --url, --key and -h/--help are known to every command and go into struct cli. Strings point into argv
+ * and are not copied. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,14 +38,16 @@ enum arguments_result { ARGUMENTS_OK, ARGUMENTS_HELP, ARGUMENTS_WRONG };
 /* What the positional words may be. */
 struct arguments_form {
     size_t least, most;
-    size_t rest_from; /* 0: never; n: the n-th word names a program, and everything after it is the program's, options included */
+    size_t rest_from; /* 0: never; n: the n-th word names a program, and everything after it is the program's, options
+                         included */
 };
 
 /* Fill the options and `words`. HELP: help was printed on stdout. WRONG: *e says what, with a hint. `--` is dropped. */
-enum arguments_result arguments_parse(struct cli *, const struct command *, const struct option *options, struct arguments_form,
-                                      int argc, char **argv, struct words *, struct err *e);
-/* arguments_parse and what every command does with its result: true when the command shall go on; else *exit_code is set. */
-bool arguments_take(struct cli *, const struct command *, const struct option *options, struct arguments_form, int argc, char **argv,
-                    struct words *, int *exit_code);
+enum arguments_result arguments_parse(struct cli *, const struct command *, const struct option *options,
+                                      struct arguments_form, int argc, char **argv, struct words *, struct err *e);
+/* arguments_parse and what every command does with its result: true when the command shall go on; else *exit_code is
+ * set. */
+bool arguments_take(struct cli *, const struct command *, const struct option *options, struct arguments_form, int argc,
+                    char **argv, struct words *, int *exit_code);
 /* Usage, options and teaching text of one command, on stdout. options may be NULL. */
 void arguments_help(const struct command *, const struct option *options);

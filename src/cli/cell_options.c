@@ -27,7 +27,8 @@ static void add_whole(struct json_object *to, const char *key, int64_t value) {
 static void add_number(struct json_object *to, const char *key, double value) {
     if (value < 0) return;
     double whole = (double)(int64_t)value;
-    json_object_object_add(to, key, value - whole > 0 ? json_object_new_double(value) : json_object_new_int64((int64_t)value));
+    json_object_object_add(to, key,
+                           value - whole > 0 ? json_object_new_double(value) : json_object_new_int64((int64_t)value));
 }
 
 struct json_object *cell_options_json(const struct cell_options *o, struct err *e) {

@@ -15,11 +15,11 @@ enum exit_code {
     EXIT_USAGE = 2,
     EXIT_UNREACHABLE = 3, /* no daemon answers */
     EXIT_NOT_FOUND = 4,
-    EXIT_REFUSED = 5,     /* limit, permission, conflict, full disk */
+    EXIT_REFUSED = 5, /* limit, permission, conflict, full disk */
     EXIT_TIMEOUT = 124,
-    EXIT_CELLA = 125,     /* Cella itself failed */
+    EXIT_CELLA = 125, /* Cella itself failed */
     EXIT_INTERRUPTED = 130,
-    EXIT_KILLED = 137,    /* out of memory, or killed */
+    EXIT_KILLED = 137, /* out of memory, or killed */
 };
 
 /* Machine words that only the CLI uses, next to those of base/err.h. */
@@ -39,7 +39,8 @@ struct command {
     const char *summary; /* one line */
     const char *usage;   /* "exec [options] CELL -- COMMAND [ARGUMENT...]", without "cella" */
     const char *teach;   /* paragraphs and examples under the options in help */
-    int (*run)(struct cli *, const struct command *, int argc, char **argv); /* argv[0] is the first word after the name */
+    int (*run)(struct cli *, const struct command *, int argc,
+               char **argv); /* argv[0] is the first word after the name */
 };
 extern const struct command *const commands[]; /* ends with NULL */
 const struct command *command_find(const char *name);
@@ -55,5 +56,5 @@ void interrupt_watch(void);
 bool interrupted(void);
 void interrupt_clear(void);
 
-extern const struct command command_up, command_down, command_doctor, command_run, command_exec, command_ps, command_create,
-    command_rm, command_logs, command_cp, command_template, command_key, command_version, command_help;
+extern const struct command command_up, command_down, command_doctor, command_run, command_exec, command_ps,
+    command_create, command_rm, command_logs, command_cp, command_template, command_key, command_version, command_help;

@@ -15,10 +15,13 @@ struct transfer {
 };
 
 int client_url_check(const struct cli *cli, struct err *e) {
-    const char *rest = strncmp(cli->url, "http://", 7) == 0 ? cli->url + 7 : strncmp(cli->url, "https://", 8) == 0 ? cli->url + 8 : "";
+    const char *rest = strncmp(cli->url, "http://", 7) == 0    ? cli->url + 7
+                       : strncmp(cli->url, "https://", 8) == 0 ? cli->url + 8
+                                                               : "";
     bool clean = cli->url[strcspn(cli->url, " \t\r\n?#@")] == 0;
     if (*rest && *rest != '/' && clean) return 0;
-    return err_hint(e, CLI_USAGE, "CELLA_URL looks like http://127.0.0.1:7070", "not the URL of a daemon: \"%.100s\"", cli->url);
+    return err_hint(e, CLI_USAGE, "CELLA_URL looks like http://127.0.0.1:7070", "not the URL of a daemon: \"%.100s\"",
+                    cli->url);
 }
 
 int client_open(struct client *c, const struct cli *cli, struct err *e) {
@@ -78,9 +81,11 @@ static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t c, curl
 
 /* struct err keeps literals: the word of the answer is looked up among those this program knows. */
 static const char *literal_of(const char *code, long status) {
-    static const char *const known[] = {ERR_INVALID, ERR_UNAUTHORIZED, ERR_FORBIDDEN, ERR_PERMISSION, ERR_NOT_FOUND, ERR_METHOD,
-                                        ERR_TIMEOUT_REQUEST, ERR_CONFLICT, ERR_EXISTS, ERR_GONE, ERR_TOO_LARGE, ERR_IS_DIRECTORY,
-                                        ERR_NOT_DIRECTORY, ERR_UNSUPPORTED, ERR_LIMIT, ERR_NO_SPACE, ERR_UNAVAILABLE, ERR_LOST, ERR_INTERNAL};
+    static const char *const known[] = {ERR_INVALID,       ERR_UNAUTHORIZED, ERR_FORBIDDEN,       ERR_PERMISSION,
+                                        ERR_NOT_FOUND,     ERR_METHOD,       ERR_TIMEOUT_REQUEST, ERR_CONFLICT,
+                                        ERR_EXISTS,        ERR_GONE,         ERR_TOO_LARGE,       ERR_IS_DIRECTORY,
+                                        ERR_NOT_DIRECTORY, ERR_UNSUPPORTED,  ERR_LIMIT,           ERR_NO_SPACE,
+                                        ERR_UNAVAILABLE,   ERR_LOST,         ERR_INTERNAL};
     for (size_t i = 0; code && i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i], code) == 0) return known[i];
     switch (status) {
@@ -116,9 +121,10 @@ static int transport_error(struct client *c, const struct transfer *t, CURLcode 
     switch (code) {
     case CURLE_COULDNT_CONNECT:
     case CURLE_COULDNT_RESOLVE_HOST:
-        return err_hint(e, CLI_UNREACHABLE, "start it with `sudo cella up -d`, or set CELLA_URL to where it runs", "no daemon answers at %s",
-                        c->cli->url);
-    case CURLE_URL_MALFORMAT: return err_hint(e, CLI_USAGE, "CELLA_URL looks like http://127.0.0.1:7070", "not a URL: %s", c->cli->url);
+        return err_hint(e, CLI_UNREACHABLE, "start it with `sudo cella up -d`, or set CELLA_URL to where it runs",
+                        "no daemon answers at %s", c->cli->url);
+    case CURLE_URL_MALFORMAT:
+        return err_hint(e, CLI_USAGE, "CELLA_URL looks like http://127.0.0.1:7070", "not a URL: %s", c->cli->url);
     case CURLE_OPERATION_TIMEDOUT: return err_set(e, ERR_TIMEOUT_REQUEST, "the daemon did not answer in time");
     case CURLE_WRITE_ERROR:
     case CURLE_ABORTED_BY_CALLBACK:
@@ -127,7 +133,9 @@ static int transport_error(struct client *c, const struct transfer *t, CURLcode 
     case CURLE_SEND_ERROR:
     case CURLE_RECV_ERROR:
     case CURLE_GOT_NOTHING:
-    case CURLE_PARTIAL_FILE: return err_set(e, ERR_LOST, "the connection to the daemon broke before the answer was complete (%s)", curl_easy_strerror(code));
+    case CURLE_PARTIAL_FILE:
+        return err_set(e, ERR_LOST, "the connection to the daemon broke before the answer was complete (%s)",
+                       curl_easy_strerror(code));
     default: break;
     }
     return err_set(e, ERR_INTERNAL, "request failed: %s", curl_easy_strerror(code));
@@ -136,13 +144,16 @@ static int transport_error(struct client *c, const struct transfer *t, CURLcode 
 /* ---- a call ---- */
 
 static bool is_loopback(const char *url) {
-    return strncmp(url, "http://127.", 11) == 0 || strncmp(url, "http://localhost", 16) == 0 || strncmp(url, "http://[::1]", 12) == 0;
+    return strncmp(url, "http://127.", 11) == 0 || strncmp(url, "http://localhost", 16) == 0 ||
+           strncmp(url, "http://[::1]", 12) == 0;
 }
 
 static struct curl_slist *headers_of(struct client *c, const struct call *call) {
     struct buf line = {0};
     struct curl_slist *list = NULL;
-    const char *type = call->body ? "application/json" : call->read ? (call->read_type ? call->read_type : "application/octet-stream") : NULL;
+    const char *type = call->body   ? "application/json"
+                       : call->read ? (call->read_type ? call->read_type : "application/octet-stream")
+                                    : NULL;
     if (type) {
         buf_printf(&line, "Content-Type: %s", type);
         list = curl_slist_append(list, line.data);
@@ -166,7 +177,8 @@ static void set_body(CURL *curl, struct call *call, struct transfer *t) {
         curl_easy_setopt(curl, CURLOPT_READDATA, t);
         if (call->read_size >= 0) curl_easy_setopt(curl, CURLOPT_INFILESIZE_LARGE, (curl_off_t)call->read_size);
     } else if (call->body) {
-        const char *text = json_object_to_json_string_ext(call->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+        const char *text =
+            json_object_to_json_string_ext(call->body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
         curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(text));
         curl_easy_setopt(curl, CURLOPT_POSTFIELDS, text); /* lives in call->body */
     } else if (strcmp(call->method, "POST") == 0) {
@@ -176,7 +188,8 @@ static void set_body(CURL *curl, struct call *call, struct transfer *t) {
     curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, call->method);
 }
 
-static void set_up(struct client *c, struct call *call, struct transfer *t, const char *url, struct curl_slist *headers) {
+static void set_up(struct client *c, struct call *call, struct transfer *t, const char *url,
+                   struct curl_slist *headers) {
     CURL *curl = c->curl;
     curl_easy_reset(curl); /* keeps the connection */
     curl_easy_setopt(curl, CURLOPT_URL, url);
@@ -197,7 +210,8 @@ static void set_up(struct client *c, struct call *call, struct transfer *t, cons
 
 static int take_answer(struct client *c, struct transfer *t, struct err *e) {
     struct call *call = t->call;
-    if (call->status < 200 || call->status > 299) return client_error_of(t->body.data, call->status, c->hint, sizeof c->hint, e);
+    if (call->status < 200 || call->status > 299)
+        return client_error_of(t->body.data, call->status, c->hint, sizeof c->hint, e);
     if (!t->body.len) return 0;
     const char *type = NULL;
     curl_easy_getinfo(c->curl, CURLINFO_CONTENT_TYPE, &type);
@@ -231,7 +245,8 @@ int client_call(struct client *c, struct call *call, struct err *e) {
     return result;
 }
 
-int client_json(struct client *c, const char *method, const char *path, struct json_object *body, struct json_object **answer, struct err *e) {
+int client_json(struct client *c, const char *method, const char *path, struct json_object *body,
+                struct json_object **answer, struct err *e) {
     struct call call = {.method = method, .path = path, .body = body};
     int result = client_call(c, &call, e);
     if (result == 0 && answer) {
@@ -256,7 +271,8 @@ int client_with(const struct cli *cli, int (*work)(struct client *, void *arg, s
 
 void path_segment(struct buf *path, const char *text) {
     for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
-        bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("-._~", *p);
+        bool plain =
+            (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || strchr("-._~", *p);
         if (plain)
             buf_append(path, p, 1);
         else
@@ -279,13 +295,15 @@ void path_cell(struct buf *path, const char *id, const char *tail) {
 
 const char *json_text(struct json_object *object, const char *key, const char *otherwise) {
     struct json_object *value = NULL;
-    if (!json_object_is_type(object, json_type_object) || !json_object_object_get_ex(object, key, &value)) return otherwise;
+    if (!json_object_is_type(object, json_type_object) || !json_object_object_get_ex(object, key, &value))
+        return otherwise;
     return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : otherwise;
 }
 
 int64_t json_whole(struct json_object *object, const char *key, int64_t otherwise) {
     struct json_object *value = NULL;
-    if (!json_object_is_type(object, json_type_object) || !json_object_object_get_ex(object, key, &value)) return otherwise;
+    if (!json_object_is_type(object, json_type_object) || !json_object_object_get_ex(object, key, &value))
+        return otherwise;
     if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_double)) return otherwise;
     return json_object_get_int64(value);
 }

@@ -1,6 +1,6 @@
 /* client.h: one connection to the daemon's HTTP API (libcurl + json-c). Errors of the API arrive as struct err with the
- * daemon's own sentence, code and hint; a daemon that cannot be reached is CLI_UNREACHABLE; an answer that ends too early
- * is ERR_LOST, never a short success.
+ * daemon's own sentence, code and hint; a daemon that cannot be reached is CLI_UNREACHABLE; an answer that ends too
+ * early is ERR_LOST, never a short success.
  *
  * err.hint may point into the client: print it before client_close(). */
 #pragma once
@@ -47,7 +47,8 @@ struct call {
 int client_call(struct client *, struct call *, struct err *);
 void call_free(struct call *);
 /* The usual case: JSON there (or NULL) and JSON back (*answer may be NULL when the daemon sent none: 204). */
-int client_json(struct client *, const char *method, const char *path, struct json_object *body, struct json_object **answer, struct err *);
+int client_json(struct client *, const char *method, const char *path, struct json_object *body,
+                struct json_object **answer, struct err *);
 
 /* The error in the body of an answer with this status; its hint is copied into hint_room. Returns -1. */
 int client_error_of(const char *body, long status, char *hint_room, size_t room, struct err *);

@@ -30,8 +30,10 @@ static int take_line(struct config *c, char *line, unsigned number, struct err *
     line = trim(line);
     if (!*line || *line == '#') return 0;
     char *equals = strchr(line, '=');
-    if (!equals || equals == line) return err_hint(e, CLI_USAGE, hint, "%s, line %u: this is no setting", c->path, number);
-    if (c->count == CONFIG_SETTINGS_MAX) return err_hint(e, CLI_USAGE, hint, "%s, line %u: too many settings", c->path, number);
+    if (!equals || equals == line)
+        return err_hint(e, CLI_USAGE, hint, "%s, line %u: this is no setting", c->path, number);
+    if (c->count == CONFIG_SETTINGS_MAX)
+        return err_hint(e, CLI_USAGE, hint, "%s, line %u: too many settings", c->path, number);
     *equals = 0;
     c->name[c->count] = trim(line);
     c->value[c->count++] = unquoted(trim(equals + 1));

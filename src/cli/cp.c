@@ -50,7 +50,8 @@ static int is_directory(struct client *c, const struct cp_place *place, bool mus
 }
 
 /* Into an existing directory (or one written with a slash at its end) the source keeps its name. */
-static int final_path(struct client *c, const struct cp_place *from, const struct cp_place *to, struct buf *out, struct err *e) {
+static int final_path(struct client *c, const struct cp_place *from, const struct cp_place *to, struct buf *out,
+                      struct err *e) {
     size_t n = strlen(to->path);
     bool slash = n > 0 && to->path[n - 1] == '/';
     int directory = is_directory(c, to, false, e);
@@ -93,25 +94,30 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     static struct cp cp;
     static struct words words;
     int code;
-    if (!arguments_take(cli, command, NULL, (struct arguments_form){.least = 2, .most = 2}, argc, argv, &words, &code)) return code;
+    if (!arguments_take(cli, command, NULL, (struct arguments_form){.least = 2, .most = 2}, argc, argv, &words, &code))
+        return code;
     cp_place_parse(words.word[0], &cp.from);
     cp_place_parse(words.word[1], &cp.to);
     if (!cp.from.cell[0] == !cp.to.cell[0]) {
         struct err e;
-        (void)err_hint(&e, CLI_USAGE, "a file in a cell is written CELL:PATH", "exactly one of the two places must be in a cell");
+        (void)err_hint(&e, CLI_USAGE, "a file in a cell is written CELL:PATH",
+                       "exactly one of the two places must be in a cell");
         return cli_fail(&e);
     }
     interrupt_watch();
     return client_with(cli, work, &cp);
 }
 
-const struct command command_cp = {
-    "cp", "Cells", "Copy files and directories into and out of a cell", "cp PATH CELL:PATH | cp CELL:PATH PATH",
-    "Paths in a cell are absolute or relative to /workspace. \"-\" is stdin or stdout. Everything is streamed; there is no size\n"
-    "limit but the disks'. Into a directory that exists the source keeps its name.\n\n"
-    "Examples:\n"
-    "  cella cp sales.csv sbx_0123…:              into /workspace\n"
-    "  cella cp sbx_0123…:out/chart.png .         out again\n"
-    "  cella cp ./project sbx_0123…:/workspace    a directory, as /workspace/project\n"
-    "  tar c src | cella cp - sbx_0123…:src.tar   from a pipe\n",
-    run};
+const struct command command_cp = {"cp",
+                                   "Cells",
+                                   "Copy files and directories into and out of a cell",
+                                   "cp PATH CELL:PATH | cp CELL:PATH PATH",
+                                   "Paths in a cell are absolute or relative to /workspace. \"-\" is stdin or stdout. "
+                                   "Everything is streamed; there is no size\n"
+                                   "limit but the disks'. Into a directory that exists the source keeps its name.\n\n"
+                                   "Examples:\n"
+                                   "  cella cp sales.csv sbx_0123…:              into /workspace\n"
+                                   "  cella cp sbx_0123…:out/chart.png .         out again\n"
+                                   "  cella cp ./project sbx_0123…:/workspace    a directory, as /workspace/project\n"
+                                   "  tar c src | cella cp - sbx_0123…:src.tar   from a pipe\n",
+                                   run};

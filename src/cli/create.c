@@ -27,17 +27,21 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     static struct words words;
     const struct option options[] = {CELL_OPTION_ROWS(o), {0}};
     int code;
-    if (!arguments_take(cli, command, options, (struct arguments_form){.most = 1}, argc, argv, &words, &code)) return code;
+    if (!arguments_take(cli, command, options, (struct arguments_form){.most = 1}, argc, argv, &words, &code))
+        return code;
     if (words.count) o.template = words.word[0];
     return client_with(cli, create, &o);
 }
 
-const struct command command_create = {
-    "create", "Cells", "Make a cell and print its id", "create [options] [TEMPLATE]",
-    "The cell is a copy of the template's warm interpreter: a Python context is ready in it. It lives until `cella rm`,\n"
-    "until its --ttl is over, or until it was --idle for too long.\n\n"
-    "Examples:\n"
-    "  cella create                                 the default template\n"
-    "  cella create python --ttl 3600 -m job=42     ends after an hour, labelled\n"
-    "  id=$(cella create --memory 512 --cpus 0.5)   for a script\n",
-    run};
+const struct command command_create = {"create",
+                                       "Cells",
+                                       "Make a cell and print its id",
+                                       "create [options] [TEMPLATE]",
+                                       "The cell is a copy of the template's warm interpreter: a Python context is "
+                                       "ready in it. It lives until `cella rm`,\n"
+                                       "until its --ttl is over, or until it was --idle for too long.\n\n"
+                                       "Examples:\n"
+                                       "  cella create                                 the default template\n"
+                                       "  cella create python --ttl 3600 -m job=42     ends after an hour, labelled\n"
+                                       "  id=$(cella create --memory 512 --cpus 0.5)   for a script\n",
+                                       run};

@@ -33,9 +33,10 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     static struct words words;
     const char *state = NULL;
     bool json = false;
-    const struct option options[] = {{"state", 's', OPTION_TEXT, &state, "DIR", "state directory to look at (default: " STATE_DEFAULT ")"},
-                                     {"json", 0, OPTION_FLAG, &json, NULL, "the same as -o json"},
-                                     {0}};
+    const struct option options[] = {
+        {"state", 's', OPTION_TEXT, &state, "DIR", "state directory to look at (default: " STATE_DEFAULT ")"},
+        {"json", 0, OPTION_FLAG, &json, NULL, "the same as -o json"},
+        {0}};
     int code;
     struct err e;
     char reason[512];
@@ -66,8 +67,12 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
 }
 
 const struct command command_doctor = {
-    "doctor", "Operation", "Look at this machine: what works, what is missing, what to do", "doctor [--json] [--state DIR]",
-    "Tries everything that cells need, most of it for real and in child processes: namespaces, ptrace, mounts, control\n"
+    "doctor",
+    "Operation",
+    "Look at this machine: what works, what is missing, what to do",
+    "doctor [--json] [--state DIR]",
+    "Tries everything that cells need, most of it for real and in child processes: namespaces, ptrace, mounts, "
+    "control\n"
     "groups, a btrfs image, a tiny virtual machine. Needs no daemon; as root it can ask more. Each line is\n"
     "  ok        it works\n"
     "  degraded  Cella works without it, slower or with one layer less\n"

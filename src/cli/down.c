@@ -10,7 +10,8 @@
 #include "cli/pidfile.h"
 #include "cli/services.h"
 
-/* The order matters: first the `cella up` in front (it would start the daemon again), then the daemon, then the keeper. */
+/* The order matters: first the `cella up` in front (it would start the daemon again), then the daemon, then the keeper.
+ */
 static int end_all(const struct services *s, bool *any, struct err *e) {
     static const struct {
         const char *name;
@@ -18,7 +19,8 @@ static int end_all(const struct services *s, bool *any, struct err *e) {
     } order[] = {{"up", DAEMON_GRACE_MS + KEEPER_GRACE_MS}, {"cellad", DAEMON_GRACE_MS}, {"keeper", KEEPER_GRACE_MS}};
     for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
         bool was_running = false;
-        if (!services_end(s, order[i].name, order[i].grace_ms, &was_running)) return err_set(e, ERR_INTERNAL, "%s does not end", order[i].name);
+        if (!services_end(s, order[i].name, order[i].grace_ms, &was_running))
+            return err_set(e, ERR_INTERNAL, "%s does not end", order[i].name);
         *any = *any || was_running;
     }
     return 0;
@@ -29,7 +31,8 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     static struct config config;
     static struct words words;
     const char *state = NULL;
-    const struct option options[] = {{"state", 's', OPTION_TEXT, &state, "DIR", "state directory (default: " STATE_DEFAULT ")"}, {0}};
+    const struct option options[] = {
+        {"state", 's', OPTION_TEXT, &state, "DIR", "state directory (default: " STATE_DEFAULT ")"}, {0}};
     int code;
     struct err e;
     bool any = false;
@@ -39,7 +42,8 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
         state = config_value(&config, "state");
     }
     int result = services_state(&services, state, &e);
-    if (result == 0 && geteuid() != 0) result = err_hint(&e, ERR_PERMISSION, "sudo cella down", "ending the keeper needs root");
+    if (result == 0 && geteuid() != 0)
+        result = err_hint(&e, ERR_PERMISSION, "sudo cella down", "ending the keeper needs root");
     if (result == 0) result = end_all(&services, &any, &e);
     config_free(&config);
     if (result < 0) return cli_fail(&e);
@@ -54,5 +58,10 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     return EXIT_OK;
 }
 
-const struct command command_down = {"down", "Operation", "End Cella and every cell on this machine", "down [--state DIR]",
-                                     "Ends the daemon and then the keeper; cells end with the keeper. What is on disk (templates, keys) stays.\n", run};
+const struct command command_down = {
+    "down",
+    "Operation",
+    "End Cella and every cell on this machine",
+    "down [--state DIR]",
+    "Ends the daemon and then the keeper; cells end with the keeper. What is on disk (templates, keys) stays.\n",
+    run};

@@ -36,7 +36,8 @@ static int read_stdin(struct buf *text, struct err *e) {
         if (n < 0 && interrupted()) return err_set(e, CLI_INTERRUPTED, "interrupted");
         if (n < 0) return err_sys(e, errno, "cannot read stdin");
         if (text->len + (size_t)n > STDIN_MAX)
-            return err_hint(e, ERR_TOO_LARGE, "leave -o json out, or `cella cp - CELL:PATH` first", "stdin holds more than %u MiB", STDIN_MAX >> 20);
+            return err_hint(e, ERR_TOO_LARGE, "leave -o json out, or `cella cp - CELL:PATH` first",
+                            "stdin holds more than %u MiB", STDIN_MAX >> 20);
         buf_append(text, piece, (size_t)n);
     }
     buf_str(text, "");
@@ -73,7 +74,8 @@ static struct json_object *body_of(const struct exec *x, bool with_stdin, struct
     return body;
 }
 
-/* Events are JSON: bytes that are no UTF-8 come as U+FFFD. Said once, at the end, so that nobody takes it for the file. */
+/* Events are JSON: bytes that are no UTF-8 come as U+FFFD. Said once, at the end, so that nobody takes it for the file.
+ */
 static void show_chunk(struct exec *x, struct json_object *event, int stream) {
     struct json_object *chunk = json_object_object_get(event, "chunk");
     if (!json_object_is_type(chunk, json_type_string)) return;
@@ -114,7 +116,12 @@ static int streamed(struct client *c, struct exec *x, struct json_object *body, 
     struct lines lines = {.sse = true, .on_event = on_event, .arg = x};
     struct buf path = {0};
     path_cell(&path, x->words.word[0], "/exec/stream");
-    struct call call = {.method = "POST", .path = path.data, .body = body, .accept = "text/event-stream", .write = on_stream, .arg = &lines};
+    struct call call = {.method = "POST",
+                        .path = path.data,
+                        .body = body,
+                        .accept = "text/event-stream",
+                        .write = on_stream,
+                        .arg = &lines};
     int result = client_call(c, &call, e);
     if (x->problem.code) {
         *e = x->problem;
@@ -149,9 +156,13 @@ static int whole(struct client *c, struct exec *x, struct json_object *body, str
 
 static int exit_of(const struct exec *x) {
     if (x->background) return EXIT_OK;
-    if (x->replaced) fprintf(stderr, "cella: bytes of the output that are not UTF-8 were replaced; `cella cp` copies binary files as they are\n");
-    if (x->signal > 0 && (strcmp(x->exit_word, "error") == 0 || strcmp(x->exit_word, "killed") == 0)) return 128 + x->signal;
-    if (strcmp(x->exit_word, "timeout") == 0) fprintf(stderr, "cella: the time limit was reached; the process was ended\n");
+    if (x->replaced)
+        fprintf(stderr, "cella: bytes of the output that are not UTF-8 were replaced; `cella cp` copies binary files "
+                        "as they are\n");
+    if (x->signal > 0 && (strcmp(x->exit_word, "error") == 0 || strcmp(x->exit_word, "killed") == 0))
+        return 128 + x->signal;
+    if (strcmp(x->exit_word, "timeout") == 0)
+        fprintf(stderr, "cella: the time limit was reached; the process was ended\n");
     if (strcmp(x->exit_word, "oom") == 0) fprintf(stderr, "cella: the cell ran out of memory\n");
     return exit_code_of_outcome(x->exit_word, x->exit_code);
 }
@@ -171,7 +182,9 @@ static int work(struct client *c, void *arg, struct err *e) {
     bool at_once = c->cli->json || x->background;
     struct json_object *body = body_of(x, x->interactive && at_once, e);
     if (!body) return -1;
-    int result = at_once ? whole(c, x, body, e) : x->interactive ? with_input(c->cli, x, body, e) : streamed(c, x, body, e);
+    int result = at_once          ? whole(c, x, body, e)
+                 : x->interactive ? with_input(c->cli, x, body, e)
+                                  : streamed(c, x, body, e);
     json_object_put(body);
     return result < 0 ? -1 : exit_of(x);
 }
@@ -179,7 +192,8 @@ static int work(struct client *c, void *arg, struct err *e) {
 static int on_terminal(const struct cli *cli, struct exec *x) {
     struct err e;
     struct pty_call call = {.cell = x->words.word[0], .cwd = x->cwd, .user = x->user};
-    struct json_object *env = pairs_json(&x->env, "--env", &e), *command = x->words.count > 1 ? command_json(&x->words) : NULL;
+    struct json_object *env = pairs_json(&x->env, "--env", &e),
+                       *command = x->words.count > 1 ? command_json(&x->words) : NULL;
     if (!env) return cli_fail(&e);
     call.env = env;
     call.command = command;
@@ -192,15 +206,16 @@ static int on_terminal(const struct cli *cli, struct exec *x) {
 
 static int run(struct cli *cli, const struct command *command, int argc, char **argv) {
     static struct exec x;
-    const struct option options[] = {{"interactive", 'i', OPTION_FLAG, &x.interactive, NULL, "pass stdin on while it comes (text)"},
-                                     {"tty", 't', OPTION_FLAG, &x.terminal, NULL, "a terminal: keys, colours, window size; without COMMAND a shell"},
-                                     {"background", 'd', OPTION_FLAG, &x.background, NULL, "start it and print its process id"},
-                                     {"env", 'e', OPTION_LIST, &x.env, "NAME=VALUE", "environment variable; may be repeated"},
-                                     {"cwd", 'w', OPTION_TEXT, &x.cwd, "DIR", "working directory (default: /workspace)"},
-                                     {"user", 'u', OPTION_TEXT, &x.user, "NAME", "user or root, as the cell has them"},
-                                     {"timeout", 0, OPTION_SECONDS, &x.timeout, "SECONDS", "end the process after this time"},
-                                     {"raw", 0, OPTION_FLAG, &x.raw, NULL, "let control sequences through to the terminal"},
-                                     {0}};
+    const struct option options[] = {
+        {"interactive", 'i', OPTION_FLAG, &x.interactive, NULL, "pass stdin on while it comes (text)"},
+        {"tty", 't', OPTION_FLAG, &x.terminal, NULL, "a terminal: keys, colours, window size; without COMMAND a shell"},
+        {"background", 'd', OPTION_FLAG, &x.background, NULL, "start it and print its process id"},
+        {"env", 'e', OPTION_LIST, &x.env, "NAME=VALUE", "environment variable; may be repeated"},
+        {"cwd", 'w', OPTION_TEXT, &x.cwd, "DIR", "working directory (default: /workspace)"},
+        {"user", 'u', OPTION_TEXT, &x.user, "NAME", "user or root, as the cell has them"},
+        {"timeout", 0, OPTION_SECONDS, &x.timeout, "SECONDS", "end the process after this time"},
+        {"raw", 0, OPTION_FLAG, &x.raw, NULL, "let control sequences through to the terminal"},
+        {0}};
     int code;
     struct err e;
     struct arguments_form form = {.least = 1, .rest_from = 2};
@@ -224,8 +239,12 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
 }
 
 const struct command command_exec = {
-    "exec", "Running code", "Run a command in a cell", "exec [options] CELL [--] COMMAND [ARGUMENT...]",
-    "The command's output comes as it is written, stdout and stderr apart, and its exit code becomes that of `cella exec`.\n"
+    "exec",
+    "Running code",
+    "Run a command in a cell",
+    "exec [options] CELL [--] COMMAND [ARGUMENT...]",
+    "The command's output comes as it is written, stdout and stderr apart, and its exit code becomes that of `cella "
+    "exec`.\n"
     "One word is a line for the shell, several words are a program and its arguments.\n\n"
     "Examples:\n"
     "  cella exec sbx_0123… -- ls -l /workspace\n"

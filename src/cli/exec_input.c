@@ -79,7 +79,8 @@ static int send_text(struct session *s, const char *text, size_t n, struct err *
 }
 
 static int not_text(struct err *e) {
-    return err_hint(e, ERR_INVALID, "copy it into the cell with `cella cp - CELL:PATH` and read it there", "stdin is not UTF-8 text");
+    return err_hint(e, ERR_INVALID, "copy it into the cell with `cella cp - CELL:PATH` and read it there",
+                    "stdin is not UTF-8 text");
 }
 
 static int send_input(struct session *s, struct err *e) {
@@ -118,7 +119,8 @@ static void on_message(void *arg, bool is_text, const char *bytes, size_t n) {
         const char *text = json_object_get_string(value);
         size_t length = (size_t)json_object_get_string_len(value);
         if (memmem(text, length, "\xef\xbf\xbd", 3)) s->x->replaced = true;
-        if (!cell_output(s->x->out, strcmp(stream, "stderr") == 0 ? STDERR_FILENO : STDOUT_FILENO, text, length)) s->unwritable = true;
+        if (!cell_output(s->x->out, strcmp(stream, "stderr") == 0 ? STDERR_FILENO : STDOUT_FILENO, text, length))
+            s->unwritable = true;
     } else if (error && !s->ended) { /* after the end: input that crossed it on the way */
         s->failed = true;
         bool missing = strcmp(json_text(message, "code", ""), ERR_NOT_FOUND) == 0;
@@ -143,7 +145,8 @@ static int loop(struct session *s, struct err *e) {
         if (s->unwritable) return err_set(e, ERR_INTERNAL, "cannot write the output");
         if (s->ended) return 0;
         if (closed < 0) return -1;
-        if (closed) return err_set(e, ERR_LOST, "the connection ended before the process did; its outcome is not known");
+        if (closed)
+            return err_set(e, ERR_LOST, "the connection ended before the process did; its outcome is not known");
     }
     return 0;
 }

@@ -21,6 +21,6 @@ struct exec_input {
 };
 int exec_input_run(struct exec_input *, struct err *);
 
-/* How many of the n bytes are whole UTF-8 characters, counted from the start; *wrong: what follows is no beginning of one.
- * JSON carries text only. */
+/* How many of the n bytes are whole UTF-8 characters, counted from the start; *wrong: what follows is no beginning of
+ * one. JSON carries text only. */
 size_t utf8_whole(const char *bytes, size_t n, bool *wrong);

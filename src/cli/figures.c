@@ -15,7 +15,11 @@
 static const struct {
     const char *mime, *suffix;
     int base64;
-} kinds[] = {{"image/png", "png", 1}, {"image/jpeg", "jpeg", 1}, {"image/svg+xml", "svg", 0}, {"image/gif", "gif", 1}, {"application/pdf", "pdf", 1}};
+} kinds[] = {{"image/png", "png", 1},
+             {"image/jpeg", "jpeg", 1},
+             {"image/svg+xml", "svg", 0},
+             {"image/gif", "gif", 1},
+             {"application/pdf", "pdf", 1}};
 
 int base64_decode(const char *text, size_t n, struct buf *out) {
     EVP_ENCODE_CTX *context = EVP_ENCODE_CTX_new();
@@ -72,7 +76,8 @@ int figures_save(struct figures *f, struct json_object *bundle, struct buf *said
     if (!figures_in(bundle)) return 0;
     f->count++;
     if (!f->directory) return 0;
-    if (mkdir(f->directory, 0755) < 0 && errno != EEXIST) return err_sys(e, errno, "cannot make the directory %s", f->directory);
+    if (mkdir(f->directory, 0755) < 0 && errno != EEXIST)
+        return err_sys(e, errno, "cannot make the directory %s", f->directory);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         const char *text = json_text(bundle, kinds[i].mime, NULL);
         if (text && save_kind(f, i, text, said, e) < 0) return -1;

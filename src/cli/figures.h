@@ -11,7 +11,8 @@ struct figures {
     const char *directory; /* NULL: save nothing */
     unsigned count;        /* figures seen */
 };
-/* Save every picture of the bundle; the paths written are appended to `said`, one a line. Never overwrites by following a link. */
+/* Save every picture of the bundle; the paths written are appended to `said`, one a line. Never overwrites by following
+ * a link. */
 int figures_save(struct figures *, struct json_object *bundle, struct buf *said, struct err *);
 /* Number of pictures in a bundle. */
 int figures_in(struct json_object *bundle);

@@ -8,11 +8,13 @@
 
 static void overview(void) {
     static const char *const groups[] = {"Running code", "Cells", "Operation", "Other"};
-    printf("Cella runs code that nobody reviewed, in cells: isolated copies of a warm Python.\n\nUsage: cella COMMAND [options]\n");
+    printf("Cella runs code that nobody reviewed, in cells: isolated copies of a warm Python.\n\nUsage: cella COMMAND "
+           "[options]\n");
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
         printf("\n%s\n", groups[g]);
         for (size_t i = 0; commands[i]; i++)
-            if (strcmp(commands[i]->group, groups[g]) == 0) printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
+            if (strcmp(commands[i]->group, groups[g]) == 0)
+                printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
     }
     printf("\nTopics (cella help TOPIC)\n");
     for (const struct help_topic *t = help_topics; t->name; t++) printf("  %-10s %s\n", t->name, t->summary);
@@ -39,11 +41,17 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     const struct command *about = command_find(words.word[0]);
     if (!about) {
         struct err e;
-        (void)err_hint(&e, CLI_USAGE, "`cella help` lists commands and topics", "there is no help on \"%.60s\"", words.word[0]);
+        (void)err_hint(&e, CLI_USAGE, "`cella help` lists commands and topics", "there is no help on \"%.60s\"",
+                       words.word[0]);
         return cli_fail(&e);
     }
     char flag[] = "--help", *ask[] = {flag};
     return about == command ? (arguments_help(command, NULL), EXIT_OK) : about->run(cli, about, 1, ask);
 }
 
-const struct command command_help = {"help", "Other", "Explain a command or a topic", "help [COMMAND|TOPIC]", "Examples:\n  cella help run\n  cella help exit-codes\n", run};
+const struct command command_help = {"help",
+                                     "Other",
+                                     "Explain a command or a topic",
+                                     "help [COMMAND|TOPIC]",
+                                     "Examples:\n  cella help run\n  cella help exit-codes\n",
+                                     run};

@@ -14,8 +14,10 @@ static const char exit_codes[] =
     "  125  Cella itself failed, or the outcome was lost: nobody knows whether the code ran to its end\n"
     "  130  interrupted (Ctrl-C)\n"
     "  137  the cell ran out of memory, or the code was killed\n\n"
-    "`cella exec` ends with the command's own exit code (128 + n when signal n ended it), `cella run` with that of sys.exit()\n"
-    "or of the shell. A command of yours that itself ends with 3 or 125 looks like Cella's: -o json tells them apart.\n";
+    "`cella exec` ends with the command's own exit code (128 + n when signal n ended it), `cella run` with that of "
+    "sys.exit()\n"
+    "or of the shell. A command of yours that itself ends with 3 or 125 looks like Cella's: -o json tells them "
+    "apart.\n";
 
 static const char environment[] =
     "Environment\n\n"
@@ -49,20 +51,25 @@ static const char recipe[] =
     "  source = \"countries.csv\"              beside the recipe; or: content = \"text\"\n"
     "  owner = \"user\"                        or \"root\" (default)\n"
     "  mode = \"0644\"\n\n"
-    "A python context needs python3 and python3-ipython, a shell context bash. Packages come from the mirrors that this host's\n"
-    "apt uses. The template's identity is made of the recipe and of the versions that were installed: the same recipe built\n"
+    "A python context needs python3 and python3-ipython, a shell context bash. Packages come from the mirrors that "
+    "this host's\n"
+    "apt uses. The template's identity is made of the recipe and of the versions that were installed: the same recipe "
+    "built\n"
     "again is found and not built twice, unless --rebuild asks for new versions.\n";
 
 static const char cells[] =
     "Cells\n\n"
-    "A cell is an isolated Linux of its own: own processes, files, users, host name, and no network unless it is given some.\n"
-    "It starts as a copy, on write, of its template's interpreter, so its libraries are imported before it begins to exist.\n\n"
+    "A cell is an isolated Linux of its own: own processes, files, users, host name, and no network unless it is given "
+    "some.\n"
+    "It starts as a copy, on write, of its template's interpreter, so its libraries are imported before it begins to "
+    "exist.\n\n"
     "  create     a cell with a Python context ready in it\n"
     "  run        code in a context: variables, imports and open figures stay between runs (--cell ID)\n"
     "  exec       a process beside it, with its own exit code\n"
     "  cp         files in and out\n"
     "  rm         the end: memory, processes and files are gone\n\n"
-    "A cell ends by `rm`, when its --ttl is over, when nothing asked for it during its --idle time, or with `cella down`.\n"
+    "A cell ends by `rm`, when its --ttl is over, when nothing asked for it during its --idle time, or with `cella "
+    "down`.\n"
     "Code runs as the user `user` (1000) in /workspace.\n";
 
 const struct help_topic help_topics[] = {{"cells", "what a cell is and how long it lives", cells},

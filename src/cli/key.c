@@ -68,7 +68,8 @@ static int work(struct client *c, void *arg, struct err *e) {
     const struct key *key = arg;
     if (strcmp(key->verb, "create") == 0) return create(c, key, e);
     if (strcmp(key->verb, "ls") == 0) return list(c, e);
-    if (strcmp(key->verb, "rm") != 0) return err_hint(e, CLI_USAGE, "`cella help key`", "unknown: cella key %.40s", key->verb);
+    if (strcmp(key->verb, "rm") != 0)
+        return err_hint(e, CLI_USAGE, "`cella help key`", "unknown: cella key %.40s", key->verb);
     return key->name ? revoke(c, key, e) : err_hint(e, CLI_USAGE, "`cella key ls` lists them", "which key?");
 }
 
@@ -76,14 +77,19 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     static struct key key;
     static struct words words;
     int code;
-    if (!arguments_take(cli, command, NULL, (struct arguments_form){.least = 1, .most = 2}, argc, argv, &words, &code)) return code;
+    if (!arguments_take(cli, command, NULL, (struct arguments_form){.least = 1, .most = 2}, argc, argv, &words, &code))
+        return code;
     key.verb = words.word[0];
     key.name = words.count > 1 ? words.word[1] : NULL;
     return client_with(cli, work, &key);
 }
 
-const struct command command_key = {"key", "Operation", "Make, list and revoke API keys", "key create [NAME] | key ls | key rm ID",
-                                    "A daemon that listens beyond this machine asks every client for a key. Keys are made on the daemon's own machine.\n\n"
+const struct command command_key = {"key",
+                                    "Operation",
+                                    "Make, list and revoke API keys",
+                                    "key create [NAME] | key ls | key rm ID",
+                                    "A daemon that listens beyond this machine asks every client for a key. Keys are "
+                                    "made on the daemon's own machine.\n\n"
                                     "Examples:\n"
                                     "  cella key create laptop            prints the key, once\n"
                                     "  export CELLA_API_KEY=cella_…       what the CLI and the SDKs use\n"

@@ -7,7 +7,8 @@
 static bool document(struct lines *l, const char *event, const char *text, size_t n) {
     struct json_tokener *tokener = json_tokener_new();
     if (!tokener) return false;
-    struct json_object *value = json_tokener_parse_ex(tokener, text, (int)n + 1); /* with the NUL: a number at the end is complete */
+    struct json_object *value =
+        json_tokener_parse_ex(tokener, text, (int)n + 1); /* with the NUL: a number at the end is complete */
     bool whole = json_tokener_get_error(tokener) == json_tokener_success;
     json_tokener_free(tokener);
     if (!whole) l->broken = true;

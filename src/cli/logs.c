@@ -24,7 +24,8 @@ static int work(struct client *c, void *arg, struct err *e) {
     if (result == 0 && c->cli->json) {
         struct json_object *object = json_object_new_object();
         json_object_object_add(object, "stream", json_object_new_string(logs->stream));
-        json_object_object_add(object, "text", json_object_new_string_len(call.text.data ? call.text.data : "", (int)call.text.len));
+        json_object_object_add(object, "text",
+                               json_object_new_string_len(call.text.data ? call.text.data : "", (int)call.text.len));
         output_json(object);
         json_object_put(object);
     } else if (result == 0 && call.text.len) {
@@ -39,18 +40,25 @@ static int work(struct client *c, void *arg, struct err *e) {
 static int run(struct cli *cli, const struct command *command, int argc, char **argv) {
     static struct logs logs = {.stream = "both"};
     static struct words words;
-    const struct option options[] = {{"stream", 's', OPTION_TEXT, &logs.stream, "NAME", "stdout, stderr or both (default)"},
-                                     {"raw", 0, OPTION_FLAG, &logs.raw, NULL, "let control sequences through to the terminal"},
-                                     {0}};
+    const struct option options[] = {
+        {"stream", 's', OPTION_TEXT, &logs.stream, "NAME", "stdout, stderr or both (default)"},
+        {"raw", 0, OPTION_FLAG, &logs.raw, NULL, "let control sequences through to the terminal"},
+        {0}};
     int code;
-    if (!arguments_take(cli, command, options, (struct arguments_form){.least = 1, .most = 1}, argc, argv, &words, &code)) return code;
+    if (!arguments_take(cli, command, options, (struct arguments_form){.least = 1, .most = 1}, argc, argv, &words,
+                        &code))
+        return code;
     logs.cell = words.word[0];
     return client_with(cli, work, &logs);
 }
 
-const struct command command_logs = {"logs", "Cells", "Show what a cell's programs printed last", "logs [options] CELL",
-                                     "The daemon keeps the last 256 KiB that executions and processes of a cell printed.\n\n"
-                                     "Examples:\n"
-                                     "  cella logs sbx_0123…\n"
-                                     "  cella logs -s stderr sbx_0123…\n",
-                                     run};
+const struct command command_logs = {
+    "logs",
+    "Cells",
+    "Show what a cell's programs printed last",
+    "logs [options] CELL",
+    "The daemon keeps the last 256 KiB that executions and processes of a cell printed.\n\n"
+    "Examples:\n"
+    "  cella logs sbx_0123…\n"
+    "  cella logs -s stderr sbx_0123…\n",
+    run};

@@ -10,8 +10,10 @@
 
 #define URL_DEFAULT "http://127.0.0.1:7070"
 
-const struct command *const commands[] = {&command_run, &command_exec,     &command_create, &command_ps,     &command_rm,      &command_cp,   &command_logs, &command_up,
-                                          &command_down, &command_doctor, &command_template, &command_key, &command_version, &command_help, NULL};
+const struct command *const commands[] = {
+    &command_run,      &command_exec, &command_create,  &command_ps,   &command_rm,
+    &command_cp,       &command_logs, &command_up,      &command_down, &command_doctor,
+    &command_template, &command_key,  &command_version, &command_help, NULL};
 
 const struct command *command_find(const char *name) {
     for (size_t i = 0; commands[i]; i++)
@@ -30,8 +32,10 @@ static int dispatch(struct cli *cli, int argc, char **argv) {
     int at = 1;
     while (at < argc && argv[at][0] == '-') {
         if (strcmp(argv[at], "--version") == 0) return command_version.run(cli, &command_version, 0, NULL);
-        if (strcmp(argv[at], "-h") == 0 || strcmp(argv[at], "--help") == 0) return command_help.run(cli, &command_help, 0, NULL);
-        bool has_value = strcmp(argv[at], "-o") == 0 || strcmp(argv[at], "--output") == 0 || strcmp(argv[at], "--url") == 0 || strcmp(argv[at], "--key") == 0;
+        if (strcmp(argv[at], "-h") == 0 || strcmp(argv[at], "--help") == 0)
+            return command_help.run(cli, &command_help, 0, NULL);
+        bool has_value = strcmp(argv[at], "-o") == 0 || strcmp(argv[at], "--output") == 0 ||
+                         strcmp(argv[at], "--url") == 0 || strcmp(argv[at], "--key") == 0;
         at += has_value ? 2 : 1;
     }
     if (at >= argc) return command_help.run(cli, &command_help, 0, NULL);

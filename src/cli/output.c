@@ -45,8 +45,10 @@ void table_add(struct table *t, const char *text) {
     char *copy = strdup(text && *text ? text : "-");
     if (!copy) abort();
     for (char *p = copy; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
-        else if ((unsigned char)*p == 0xc2 && (unsigned char)p[1] >= 0x80 && (unsigned char)p[1] < 0xa0) p[0] = p[1] = '?';
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            *p = '?';
+        else if ((unsigned char)*p == 0xc2 && (unsigned char)p[1] >= 0x80 && (unsigned char)p[1] < 0xa0)
+            p[0] = p[1] = '?';
     put_cell(t, copy);
 }
 

@@ -1,4 +1,5 @@
-/* output.h: what a person reads: tables, JSON, sizes, ages, and text of unreviewed programs made safe for a terminal. */
+/* output.h: what a person reads: tables, JSON, sizes, ages, and text of unreviewed programs made safe for a terminal.
+ */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

@@ -12,8 +12,8 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 
-/* Field 22 of /proc/PID/stat: clock ticks between boot and start. 0: no such process. The name in field 2 may hold blanks
- * and brackets, so counting starts after the last ')'. */
+/* Field 22 of /proc/PID/stat: clock ticks between boot and start. 0: no such process. The name in field 2 may hold
+ * blanks and brackets, so counting starts after the last ')'. */
 static unsigned long long start_time(pid_t pid) {
     char path[64], text[4096];
     (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
@@ -23,7 +23,9 @@ static unsigned long long start_time(pid_t pid) {
     text[n] = 0;
     char *p = strrchr(text, ')'), state = 0;
     unsigned long long start = 0;
-    if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &state, &start) != 2) return 0;
+    if (!p || sscanf(p + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &state,
+                     &start) != 2)
+        return 0;
     return state == 'Z' ? 0 : start;
 }
 

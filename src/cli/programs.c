@@ -18,9 +18,12 @@ static int own_directory(char out[PROGRAM_PATH], struct err *e) {
 int program_find(const char *name, char out[PROGRAM_PATH], struct err *e) {
     char here[PROGRAM_PATH];
     if (own_directory(here, e) < 0) return -1;
-    if (snprintf(out, PROGRAM_PATH, "%s/%s", here, name) >= PROGRAM_PATH) return err_set(e, ERR_INTERNAL, "path too long");
+    if (snprintf(out, PROGRAM_PATH, "%s/%s", here, name) >= PROGRAM_PATH)
+        return err_set(e, ERR_INTERNAL, "path too long");
     if (access(out, X_OK) == 0) return 0;
-    return err_hint(e, ERR_UNAVAILABLE, "build or install all of Cella: `make`, then build/bin/cella, or `make install`", "%s is missing", out);
+    return err_hint(e, ERR_UNAVAILABLE,
+                    "build or install all of Cella: `make`, then build/bin/cella, or `make install`", "%s is missing",
+                    out);
 }
 
 int program_directory(const char *name, char out[PROGRAM_PATH], struct err *e) {
@@ -29,10 +32,11 @@ int program_directory(const char *name, char out[PROGRAM_PATH], struct err *e) {
     if (own_directory(here, e) < 0) return -1;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         struct stat st;
-        if (snprintf(joined, sizeof joined, "%s/%s/%s", here, places[i], name) < PROGRAM_PATH && stat(joined, &st) == 0 && S_ISDIR(st.st_mode) &&
-            realpath(joined, out))
+        if (snprintf(joined, sizeof joined, "%s/%s/%s", here, places[i], name) < PROGRAM_PATH &&
+            stat(joined, &st) == 0 && S_ISDIR(st.st_mode) && realpath(joined, out))
             return 0;
     }
-    return err_hint(e, ERR_UNAVAILABLE, "build or install all of Cella: `make`, then build/bin/cella, or `make install`",
+    return err_hint(e, ERR_UNAVAILABLE,
+                    "build or install all of Cella: `make`, then build/bin/cella, or `make install`",
                     "the directory \"%s\" is not beside %s", name, here);
 }

@@ -1,4 +1,5 @@
-/* programs.h: where the other parts of Cella are: beside this program in a build tree, or where `make install` put them.
+/* programs.h: where the other parts of Cella are: beside this program in a build tree, or where `make install` put
+ * them.
  *
  *   build/bin/cella      → build/bin/cellad, build/contexts, build/templates
  *   PREFIX/bin/cella     → PREFIX/bin/cellad, PREFIX/lib/cella/contexts, PREFIX/libexec/cella/templates

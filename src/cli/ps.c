@@ -18,7 +18,8 @@ static void metadata_text(struct json_object *cell, struct buf *out) {
 }
 
 static void print_table(struct json_object *cells) {
-    static const char *const heading[] = {"ID", "TEMPLATE", "STATUS", "AGE", "ENDS IN", "CPUS", "MEMORY", "DRIVER", "METADATA"};
+    static const char *const heading[] = {"ID",   "TEMPLATE", "STATUS", "AGE",     "ENDS IN",
+                                          "CPUS", "MEMORY",   "DRIVER", "METADATA"};
     struct table t;
     table_open(&t, sizeof heading / sizeof *heading, heading);
     for (size_t i = 0; i < json_object_array_length(cells); i++) {
@@ -60,7 +61,8 @@ static int get_list(struct client *c, const struct ps *ps, struct json_object **
     int result = client_json(c, "GET", path.data, NULL, cells, e);
     buf_free(&path);
     if (result < 0) return -1;
-    return json_object_is_type(*cells, json_type_array) ? 0 : err_set(e, ERR_INTERNAL, "the daemon sent no list of cells");
+    return json_object_is_type(*cells, json_type_array) ? 0
+                                                        : err_set(e, ERR_INTERNAL, "the daemon sent no list of cells");
 }
 
 static int list(struct client *c, void *arg, struct err *e) {
@@ -70,7 +72,8 @@ static int list(struct client *c, void *arg, struct err *e) {
     if (result == 0 && c->cli->json)
         output_json(cells);
     else if (result == 0 && ps->quiet)
-        for (size_t i = 0; i < json_object_array_length(cells); i++) printf("%s\n", json_text(json_object_array_get_idx(cells, i), "id", "-"));
+        for (size_t i = 0; i < json_object_array_length(cells); i++)
+            printf("%s\n", json_text(json_object_array_get_idx(cells, i), "id", "-"));
     else if (result == 0)
         print_table(cells);
     json_object_put(cells);
@@ -80,15 +83,19 @@ static int list(struct client *c, void *arg, struct err *e) {
 static int run(struct cli *cli, const struct command *command, int argc, char **argv) {
     static struct ps ps;
     static struct words words;
-    const struct option options[] = {{"quiet", 'q', OPTION_FLAG, &ps.quiet, NULL, "only the ids, one a line"},
-                                     {"metadata", 'm', OPTION_LIST, &ps.metadata, "KEY=VALUE", "only cells with this label; may be repeated"},
-                                     {0}};
+    const struct option options[] = {
+        {"quiet", 'q', OPTION_FLAG, &ps.quiet, NULL, "only the ids, one a line"},
+        {"metadata", 'm', OPTION_LIST, &ps.metadata, "KEY=VALUE", "only cells with this label; may be repeated"},
+        {0}};
     int code;
     if (!arguments_take(cli, command, options, (struct arguments_form){0}, argc, argv, &words, &code)) return code;
     return client_with(cli, list, &ps);
 }
 
-const struct command command_ps = {"ps", "Cells", "List the cells that are alive", "ps [-q] [-m KEY=VALUE]...",
+const struct command command_ps = {"ps",
+                                   "Cells",
+                                   "List the cells that are alive",
+                                   "ps [-q] [-m KEY=VALUE]...",
                                    "Examples:\n"
                                    "  cella ps                      every cell, oldest first\n"
                                    "  cella ps -m team=data -q      ids of the cells with that label\n"

@@ -59,9 +59,11 @@ static void command_line(const struct pty_call *call, struct buf *line) {
     if (!call->command) buf_str(line, " /bin/bash -l");
     if (json_object_is_type(call->command, json_type_string)) {
         if (has_env) buf_str(line, " /bin/sh -c");
-        has_env ? quoted(line, json_object_get_string(call->command)) : buf_str(line, json_object_get_string(call->command));
+        has_env ? quoted(line, json_object_get_string(call->command))
+                : buf_str(line, json_object_get_string(call->command));
     }
-    for (size_t i = 0; json_object_is_type(call->command, json_type_array) && i < json_object_array_length(call->command); i++)
+    for (size_t i = 0;
+         json_object_is_type(call->command, json_type_array) && i < json_object_array_length(call->command); i++)
         quoted(line, json_object_get_string(json_object_array_get_idx(call->command, i)));
 }
 
@@ -97,7 +99,9 @@ static void on_message(void *arg, bool text, const char *bytes, size_t n) {
     if (json_object_is_type(message, json_type_object) && json_object_object_get_ex(message, "exit", &exit_code)) {
         s->ended = true;
         int64_t signo = json_whole(message, "signal", 0);
-        s->exit_code = json_object_is_type(exit_code, json_type_int) ? json_object_get_int(exit_code) : signo > 0 ? 128 + (int)signo : EXIT_KILLED;
+        s->exit_code = json_object_is_type(exit_code, json_type_int) ? json_object_get_int(exit_code)
+                       : signo > 0                                   ? 128 + (int)signo
+                                                                     : EXIT_KILLED;
     } else if (error) {
         (void)snprintf(s->problem, sizeof s->problem, "%s", error);
     }
@@ -124,7 +128,8 @@ static int send_keys(struct session *s, struct err *e) {
 
 static int loop(struct session *s, struct err *e) {
     for (;;) {
-        struct pollfd fds[2] = {{.fd = websocket_fd(s->socket), .events = POLLIN}, {.fd = s->no_input ? -1 : STDIN_FILENO, .events = POLLIN}};
+        struct pollfd fds[2] = {{.fd = websocket_fd(s->socket), .events = POLLIN},
+                                {.fd = s->no_input ? -1 : STDIN_FILENO, .events = POLLIN}};
         if (websocket_wants_write(s->socket)) fds[0].events |= POLLOUT;
         if (poll(fds, 2, -1) < 0 && errno != EINTR) return err_sys(e, errno, "poll");
         if (window_changed && send_size(s, e) < 0) return -1;

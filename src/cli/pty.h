@@ -9,5 +9,6 @@ struct pty_call {
     struct json_object *command; /* string or list; NULL: a login shell */
     struct json_object *env;     /* object */
 };
-/* Returns when the process ended (0, *exit_code set) or the connection did (-1). The terminal is put back either way. */
+/* Returns when the process ended (0, *exit_code set) or the connection did (-1). The terminal is put back either way.
+ */
 int pty_run(const struct cli *, const struct pty_call *, int *exit_code, struct err *);

@@ -63,11 +63,14 @@ static int work(struct client *c, void *arg, struct err *e) {
 
 static int run(struct cli *cli, const struct command *command, int argc, char **argv) {
     static struct rm rm;
-    const struct option options[] = {{"force", 'f', OPTION_FLAG, &rm.force, NULL, "a cell that is not there is no failure"},
-                                     {"all", 'a', OPTION_FLAG, &rm.all, NULL, "every cell"},
-                                     {0}};
+    const struct option options[] = {
+        {"force", 'f', OPTION_FLAG, &rm.force, NULL, "a cell that is not there is no failure"},
+        {"all", 'a', OPTION_FLAG, &rm.all, NULL, "every cell"},
+        {0}};
     int code;
-    if (!arguments_take(cli, command, options, (struct arguments_form){.most = WORDS_MAX}, argc, argv, &rm.cells, &code)) return code;
+    if (!arguments_take(cli, command, options, (struct arguments_form){.most = WORDS_MAX}, argc, argv, &rm.cells,
+                        &code))
+        return code;
     if (rm.cells.count > 0 && rm.all) {
         struct err e;
         (void)err_set(&e, CLI_USAGE, "--all names every cell already: give either --all or cells");
@@ -81,7 +84,10 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     return client_with(cli, work, &rm);
 }
 
-const struct command command_rm = {"rm", "Cells", "End cells; everything in them is gone", "rm [-f] CELL... | rm --all",
+const struct command command_rm = {"rm",
+                                   "Cells",
+                                   "End cells; everything in them is gone",
+                                   "rm [-f] CELL... | rm --all",
                                    "Prints the id of each cell that was ended.\n\n"
                                    "Examples:\n"
                                    "  cella rm sbx_0123…             one cell\n"

@@ -41,11 +41,13 @@ static int read_code(struct run *r, struct err *e) {
     for (ssize_t n; (n = read(fd, piece, sizeof piece)) != 0;) {
         if (n < 0 && interrupted()) return err_set(e, CLI_INTERRUPTED, "interrupted");
         if (n < 0) return err_sys(e, errno, "cannot read %s", r->file);
-        if (r->text.len + (size_t)n > CODE_MAX) return err_set(e, ERR_TOO_LARGE, "%s is larger than %u MiB", r->file, CODE_MAX >> 20);
+        if (r->text.len + (size_t)n > CODE_MAX)
+            return err_set(e, ERR_TOO_LARGE, "%s is larger than %u MiB", r->file, CODE_MAX >> 20);
         buf_append(&r->text, piece, (size_t)n);
     }
     buf_str(&r->text, "");
-    if (memchr(r->text.data, 0, r->text.len)) return err_set(e, CLI_USAGE, "%s is not a program text: it contains NUL bytes", r->file);
+    if (memchr(r->text.data, 0, r->text.len))
+        return err_set(e, CLI_USAGE, "%s is not a program text: it contains NUL bytes", r->file);
     return 0;
 }
 
@@ -53,7 +55,8 @@ static int read_code(struct run *r, struct err *e) {
 static const char *language_of(const char *file, const char *code) {
     static const struct {
         const char *ending, *language;
-    } table[] = {{".py", "python"}, {".sh", "shell"}, {".bash", "shell"}, {".js", "javascript"}, {".mjs", "javascript"}};
+    } table[] = {
+        {".py", "python"}, {".sh", "shell"}, {".bash", "shell"}, {".js", "javascript"}, {".mjs", "javascript"}};
     const char *dot = file ? strrchr(file, '.') : NULL;
     for (size_t i = 0; dot && i < sizeof table / sizeof *table; i++)
         if (strcmp(dot, table[i].ending) == 0) return table[i].language;
@@ -94,7 +97,8 @@ static struct json_object *execute_body(const struct run *r, bool stream) {
 
 static bool on_stream(void *arg, const char *bytes, size_t n) { return lines_feed(arg, bytes, n); }
 
-/* What the stream's end means for the caller: this side's own problem first, then the transport's, then a missing end. */
+/* What the stream's end means for the caller: this side's own problem first, then the transport's, then a missing end.
+ */
 static int stream_result(const struct run_show *show, const struct lines *lines, int result, struct err *e) {
     if (show->problem.code) {
         *e = show->problem;
@@ -111,7 +115,12 @@ static int run_streamed(struct run *r, struct client *c, struct run_show *show, 
     struct buf path = {0};
     path_cell(&path, r->id, "/execute");
     struct json_object *body = execute_body(r, true);
-    struct call call = {.method = "POST", .path = path.data, .body = body, .accept = "application/x-ndjson", .write = on_stream, .arg = &lines};
+    struct call call = {.method = "POST",
+                        .path = path.data,
+                        .body = body,
+                        .accept = "application/x-ndjson",
+                        .write = on_stream,
+                        .arg = &lines};
     int result = stream_result(show, &lines, client_call(c, &call, e), e);
     call_free(&call);
     json_object_put(body);
@@ -146,9 +155,11 @@ static int upload_all(const struct run *r, struct client *c, struct err *e) {
 
 static void print_timing(const struct run *r, const struct run_show *show) {
     int64_t now = monotonic_us();
-    if (!r->keep_cell) fprintf(stderr, "cell ready after %.1f ms (%s)", (double)(r->ready_us - r->started_us) / 1e3, r->boot_mode);
+    if (!r->keep_cell)
+        fprintf(stderr, "cell ready after %.1f ms (%s)", (double)(r->ready_us - r->started_us) / 1e3, r->boot_mode);
     if (show->first_output_us)
-        fprintf(stderr, "%sfirst output after %.1f ms", r->keep_cell ? "" : ", ", (double)(show->first_output_us - r->started_us) / 1e3);
+        fprintf(stderr, "%sfirst output after %.1f ms", r->keep_cell ? "" : ", ",
+                (double)(show->first_output_us - r->started_us) / 1e3);
     fprintf(stderr, ", all done after %.1f ms\n", (double)(now - r->started_us) / 1e3);
 }
 
@@ -185,8 +196,13 @@ static int work(struct client *c, void *arg, struct err *e) {
     r->started_us = monotonic_us();
     if (make_cell(r, c, e) < 0) return -1;
     r->ready_us = monotonic_us();
-    struct run_show show = {.cli = c->cli, .cell = r->id, .figures.directory = r->figures, .out.raw = r->raw, .at_line_start = true,
-                            .exit_code = -1, .stdin_taken = r->file && strcmp(r->file, "-") == 0};
+    struct run_show show = {.cli = c->cli,
+                            .cell = r->id,
+                            .figures.directory = r->figures,
+                            .out.raw = r->raw,
+                            .at_line_start = true,
+                            .exit_code = -1,
+                            .stdin_taken = r->file && strcmp(r->file, "-") == 0};
     int result = upload_all(r, c, e);
     if (result == 0) result = c->cli->json ? run_whole(r, c, &show, e) : run_streamed(r, c, &show, e);
     if (r->timing && result == 0) print_timing(r, &show);
@@ -205,7 +221,8 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
         {"cell", 0, OPTION_TEXT, &r.keep_cell, "ID", "run in this cell, with what earlier runs left in its memory"},
         {"context", 0, OPTION_TEXT, &r.context, "ID", "the context of that cell to run in"},
         {"keep", 0, OPTION_FLAG, &r.keep, NULL, "do not end the new cell; its id is printed on stderr"},
-        {"upload", 'u', OPTION_LIST, &r.uploads, "FILE", "copy this file into the cell's working directory first; may be repeated"},
+        {"upload", 'u', OPTION_LIST, &r.uploads, "FILE",
+         "copy this file into the cell's working directory first; may be repeated"},
         {"save-figures", 0, OPTION_TEXT, &r.figures, "DIR", "write figures as DIR/figure-1.png, …"},
         {"timeout", 0, OPTION_SECONDS, &r.timeout, "SECONDS", "interrupt the code after this time"},
         {"timing", 0, OPTION_FLAG, &r.timing, NULL, "say on stderr how long everything took"},
@@ -213,11 +230,13 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
         CELL_OPTION_ROWS(r.cell),
         {0}};
     int code;
-    if (!arguments_take(cli, command, options, (struct arguments_form){.most = 1}, argc, argv, &words, &code)) return code;
+    if (!arguments_take(cli, command, options, (struct arguments_form){.most = 1}, argc, argv, &words, &code))
+        return code;
     r.file = words.count ? words.word[0] : NULL;
     if (!r.file == !r.code) {
         struct err e;
-        (void)err_hint(&e, CLI_USAGE, "cella run FILE, cella run - (stdin), or cella run -c CODE", "give one program: a file, - or -c");
+        (void)err_hint(&e, CLI_USAGE, "cella run FILE, cella run - (stdin), or cella run -c CODE",
+                       "give one program: a file, - or -c");
         return cli_fail(&e);
     }
     interrupt_watch();
@@ -227,9 +246,14 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
 }
 
 const struct command command_run = {
-    "run", "Running code", "Run a program in a cell", "run [options] FILE|-",
-    "Makes a cell, runs the program in its Python (or shell) context, shows what it prints as it comes, the value of the\n"
-    "last expression and tracebacks, and ends the cell. The exit code is 0 when the code succeeded, 1 when it raised, the\n"
+    "run",
+    "Running code",
+    "Run a program in a cell",
+    "run [options] FILE|-",
+    "Makes a cell, runs the program in its Python (or shell) context, shows what it prints as it comes, the value of "
+    "the\n"
+    "last expression and tracebacks, and ends the cell. The exit code is 0 when the code succeeded, 1 when it raised, "
+    "the\n"
     "program's own after sys.exit(), 124 after the time limit, 137 when it was killed (`cella help exit-codes`).\n\n"
     "Examples:\n"
     "  cella run analysis.py                              in a cell of its own\n"

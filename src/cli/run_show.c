@@ -12,7 +12,8 @@
 static void say(struct run_show *s, int stream, const char *text, size_t n) {
     if (!n) return;
     if (!s->first_output_us) s->first_output_us = monotonic_us();
-    if (!cell_output(&s->out, stream, text, n) && !s->problem.code) (void)err_set(&s->problem, ERR_INTERNAL, "cannot write the output");
+    if (!cell_output(&s->out, stream, text, n) && !s->problem.code)
+        (void)err_set(&s->problem, ERR_INTERNAL, "cannot write the output");
     if (stream == STDOUT_FILENO) s->at_line_start = text[n - 1] == '\n';
 }
 
@@ -23,7 +24,8 @@ static void say_line(struct run_show *s, int stream, const char *text) {
 
 static void show_text(struct run_show *s, struct json_object *event, int stream) {
     struct json_object *text = json_object_object_get(event, "text");
-    if (json_object_is_type(text, json_type_string)) say(s, stream, json_object_get_string(text), (size_t)json_object_get_string_len(text));
+    if (json_object_is_type(text, json_type_string))
+        say(s, stream, json_object_get_string(text), (size_t)json_object_get_string_len(text));
 }
 
 /* A result or display: its pictures become files, its text is printed on a line of its own. */
@@ -82,7 +84,8 @@ void run_show_end(struct run_show *s, struct json_object *execution) {
     (void)snprintf(s->exit_word, sizeof s->exit_word, "%s", json_text(execution, "exit", ""));
     output_truncated(json_object_object_get(execution, "truncated"));
     struct json_object *restarted = json_object_object_get(execution, "context_restarted");
-    if (restarted && json_object_get_boolean(restarted)) fprintf(stderr, "cella: the context was restarted, its state is gone\n");
+    if (restarted && json_object_get_boolean(restarted))
+        fprintf(stderr, "cella: the context was restarted, its state is gone\n");
 }
 
 bool run_show_event(void *arg, const char *name, struct json_object *event) {
@@ -115,8 +118,10 @@ int run_show_results(struct run_show *s, struct json_object *execution, struct e
     struct json_object *results = json_object_object_get(execution, "results");
     struct buf said = {0};
     int code = 0;
-    for (size_t i = 0; code == 0 && json_object_is_type(results, json_type_array) && i < json_object_array_length(results); i++) {
-        struct json_object *result = json_object_array_get_idx(results, i), *data = json_object_object_get(result, "data");
+    for (size_t i = 0;
+         code == 0 && json_object_is_type(results, json_type_array) && i < json_object_array_length(results); i++) {
+        struct json_object *result = json_object_array_get_idx(results, i),
+                           *data = json_object_object_get(result, "data");
         code = figures_save(&s->figures, json_object_is_type(data, json_type_object) ? data : result, &said, e);
     }
     buf_free(&said);

@@ -1,4 +1,5 @@
-/* run_show.h: shows an execution while it runs: text as it comes, results as text, figures as files, input asked here. */
+/* run_show.h: shows an execution while it runs: text as it comes, results as text, figures as files, input asked here.
+ */
 #pragma once
 #include "cli/client.h"
 #include "cli/figures.h"
@@ -15,9 +16,9 @@ struct run_show {
     char execution_id[64];
     bool ended, at_line_start;
     char exit_word[16];
-    int exit_code;             /* of SystemExit or a shell, -1: none */
-    int64_t first_output_us;   /* monotonic; 0: none yet */
-    struct err problem;        /* of this side (a file could not be written); code NULL: none */
+    int exit_code;           /* of SystemExit or a shell, -1: none */
+    int64_t first_output_us; /* monotonic; 0: none yet */
+    struct err problem;      /* of this side (a file could not be written); code NULL: none */
 };
 /* Handler for lines.h. */
 bool run_show_event(void *arg, const char *event, struct json_object *);

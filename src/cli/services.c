@@ -39,8 +39,10 @@ int services_url(const char *listen, char out[128], struct err *e) {
     const char *colon = strrchr(listen, ':');
     char host[80], *end = NULL;
     long port = colon ? strtol(colon + 1, &end, 10) : 0;
-    if (!colon || colon == listen || !end || *end || port < 1 || port > 65535 || (size_t)(colon - listen) >= sizeof host)
-        return err_hint(e, ERR_INVALID, "such as 127.0.0.1:7070 or [::1]:7070", "--listen needs ADDRESS:PORT, not \"%.80s\"", listen);
+    if (!colon || colon == listen || !end || *end || port < 1 || port > 65535 ||
+        (size_t)(colon - listen) >= sizeof host)
+        return err_hint(e, ERR_INVALID, "such as 127.0.0.1:7070 or [::1]:7070",
+                        "--listen needs ADDRESS:PORT, not \"%.80s\"", listen);
     (void)snprintf(host, sizeof host, "%.*s", (int)(colon - listen), listen);
     if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "*") == 0) (void)snprintf(host, sizeof host, "127.0.0.1");
     if (strcmp(host, "[::]") == 0) (void)snprintf(host, sizeof host, "[::1]");
@@ -69,10 +71,13 @@ static const struct passwd *service_user(struct err *e) {
     const struct passwd *user = getpwnam(SERVICE_USER);
     if (user) return user;
     fprintf(stderr, "making the system user \"%s\", which the daemon runs as\n", SERVICE_USER);
-    char *const argv[] = {"useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", SERVICE_USER, NULL};
+    char *const argv[] = {"useradd",      "--system", "--user-group",      "--no-create-home", "--home-dir",
+                          "/nonexistent", "--shell",  "/usr/sbin/nologin", SERVICE_USER,       NULL};
     int status = run_program(argv);
     user = getpwnam(SERVICE_USER);
-    if (!user) (void)err_hint(e, ERR_UNAVAILABLE, "make it by hand: useradd --system --user-group cella", "cannot make the user \"%s\" (useradd: status %d)", SERVICE_USER, status);
+    if (!user)
+        (void)err_hint(e, ERR_UNAVAILABLE, "make it by hand: useradd --system --user-group cella",
+                       "cannot make the user \"%s\" (useradd: status %d)", SERVICE_USER, status);
     return user;
 }
 
@@ -83,8 +88,10 @@ static int make_directory(const char *state, const char *name, mode_t mode, uid_
     cleanup_close int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) < 0) return err_sys(e, errno, "cannot open %s", path);
-    if ((st.st_uid != uid || st.st_gid != gid) && fchown(fd, uid, gid) < 0) return err_sys(e, errno, "cannot change the owner of %s", path);
-    if ((st.st_mode & 07777) != mode && fchmod(fd, mode) < 0) return err_sys(e, errno, "cannot change the mode of %s", path);
+    if ((st.st_uid != uid || st.st_gid != gid) && fchown(fd, uid, gid) < 0)
+        return err_sys(e, errno, "cannot change the owner of %s", path);
+    if ((st.st_mode & 07777) != mode && fchmod(fd, mode) < 0)
+        return err_sys(e, errno, "cannot change the mode of %s", path);
     return 0;
 }
 
@@ -133,7 +140,8 @@ static int log_fd(const struct services *s, const char *name, struct err *e) {
 }
 
 /* In the child, between fork and exec. Says on stderr (already the log) what failed. */
-static void become(const struct services *s, const struct service *service, int program_fd, int log, const struct passwd *user) {
+static void become(const struct services *s, const struct service *service, int program_fd, int log,
+                   const struct passwd *user) {
     char *environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
     int null = open("/dev/null", O_RDWR);
     if (null < 0 || dup2(null, 0) < 0 || dup2(s->background ? null : log, 1) < 0 || dup2(log, 2) < 0) _exit(126);
@@ -144,8 +152,9 @@ static void become(const struct services *s, const struct service *service, int 
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (setsid() < 0 || chdir("/") < 0) _exit(126); /* Ctrl-C reaches `cella up`, which ends both in order */
     umask(022);
-    if (service->as_user && (setgroups(0, NULL) < 0 || setresgid(user->pw_gid, user->pw_gid, user->pw_gid) < 0 ||
-                             setresuid(user->pw_uid, user->pw_uid, user->pw_uid) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)) {
+    if (service->as_user &&
+        (setgroups(0, NULL) < 0 || setresgid(user->pw_gid, user->pw_gid, user->pw_gid) < 0 ||
+         setresuid(user->pw_uid, user->pw_uid, user->pw_uid) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)) {
         perror("cella: cannot become the user " SERVICE_USER);
         _exit(126);
     }
@@ -175,15 +184,23 @@ static int start(const struct services *s, const struct service *service, pid_t 
 }
 
 static int ended_early(const struct services *s, const char *name, struct err *e) {
-    if (!s->background) return err_hint(e, ERR_UNAVAILABLE, "its messages are above; `cella doctor` says what this machine lacks", "%s ended while it started", name);
-    return err_hint(e, ERR_UNAVAILABLE, "read the log; `cella doctor` says what this machine lacks", "%s ended while it started: see %s/log/%s.log", name, s->state, name);
+    if (!s->background)
+        return err_hint(e, ERR_UNAVAILABLE, "its messages are above; `cella doctor` says what this machine lacks",
+                        "%s ended while it started", name);
+    return err_hint(e, ERR_UNAVAILABLE, "read the log; `cella doctor` says what this machine lacks",
+                    "%s ended while it started: see %s/log/%s.log", name, s->state, name);
 }
 
 int services_start_keeper(const struct services *s, pid_t *pid, int *pidfd, struct err *e) {
     char program[PROGRAM_PATH], contexts[PROGRAM_PATH], guest[PROGRAM_PATH], socket_path[PROGRAM_PATH + 64];
-    if (program_find("cella-keeper", program, e) < 0 || program_find("cella-guest", guest, e) < 0 || program_directory("contexts", contexts, e) < 0) return -1;
+    if (program_find("cella-keeper", program, e) < 0 || program_find("cella-guest", guest, e) < 0 ||
+        program_directory("contexts", contexts, e) < 0)
+        return -1;
     (void)snprintf(socket_path, sizeof socket_path, "%s/run/keeper.sock", s->state);
-    const struct service service = {"keeper", false, {program, "--state", s->state, "--socket", socket_path, "--user", SERVICE_USER, "--contexts", contexts, "--guest", guest, "--foreground", NULL}};
+    const struct service service = {"keeper",
+                                    false,
+                                    {program, "--state", s->state, "--socket", socket_path, "--user", SERVICE_USER,
+                                     "--contexts", contexts, "--guest", guest, "--foreground", NULL}};
     if (unlink(socket_path) < 0 && errno != ENOENT) return err_sys(e, errno, "cannot remove %s", socket_path);
     if (start(s, &service, pid, pidfd, e) < 0) return -1;
     struct stat st;
@@ -198,7 +215,8 @@ int services_start_daemon(const struct services *s, pid_t *pid, int *pidfd, stru
     char program[PROGRAM_PATH], socket_path[PROGRAM_PATH + 64];
     if (program_find("cellad", program, e) < 0) return -1;
     (void)snprintf(socket_path, sizeof socket_path, "%s/run/keeper.sock", s->state);
-    struct service service = {"cellad", true, {program, "--state", s->state, "--listen", s->listen, "--keeper", socket_path}};
+    struct service service = {
+        "cellad", true, {program, "--state", s->state, "--listen", s->listen, "--keeper", socket_path}};
     if (s->config) service.argv[7] = "--config", service.argv[8] = s->config;
     return start(s, &service, pid, pidfd, e);
 }

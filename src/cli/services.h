@@ -13,8 +13,8 @@
 struct services {
     char state[PROGRAM_PATH]; /* absolute */
     const char *listen;
-    bool background;          /* logs go to STATE/log, otherwise to this program's stderr */
-    const char *config;       /* settings file for cellad, absolute, or NULL */
+    bool background;    /* logs go to STATE/log, otherwise to this program's stderr */
+    const char *config; /* settings file for cellad, absolute, or NULL */
 };
 
 /* The state directory of --state or CELLA_STATE, made absolute. */

@@ -33,7 +33,8 @@ static ssize_t read_file(void *arg, char *to, size_t room) {
 static int open_source(const char *file, struct stat *st, struct err *e) {
     cleanup_close int fd = strcmp(file, "-") == 0 ? dup(STDIN_FILENO) : open(file, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, st) < 0) return err_sys(e, errno, "cannot open %s", file);
-    if (S_ISDIR(st->st_mode)) return err_hint(e, ERR_IS_DIRECTORY, "`cella cp` copies directories", "%s is a directory", file);
+    if (S_ISDIR(st->st_mode))
+        return err_hint(e, ERR_IS_DIRECTORY, "`cella cp` copies directories", "%s is a directory", file);
     return steal_fd(&fd);
 }
 
@@ -50,7 +51,11 @@ int transfer_up(struct client *c, const char *file, const char *cell, const char
         (void)snprintf(mode, sizeof mode, "%04o", (unsigned)st.st_mode & 0777u);
         path_query(&url, "mode", mode);
     }
-    struct call call = {.method = "PUT", .path = url.data, .read = read_file, .arg = &upload, .read_size = S_ISREG(st.st_mode) ? st.st_size : -1};
+    struct call call = {.method = "PUT",
+                        .path = url.data,
+                        .read = read_file,
+                        .arg = &upload,
+                        .read_size = S_ISREG(st.st_mode) ? st.st_size : -1};
     int result = client_call(c, &call, e);
     if (upload.read_errno) result = err_sys(e, upload.read_errno, "cannot read %s", file);
     call_free(&call);
@@ -85,7 +90,11 @@ static int fetch(struct client *c, const char *cell, const char *path, int fd, c
     struct buf url = {0};
     path_cell(&url, cell, "/fs");
     path_query(&url, "path", path);
-    struct call call = {.method = "GET", .path = url.data, .accept = "application/octet-stream, application/json", .write = write_file, .arg = &download};
+    struct call call = {.method = "GET",
+                        .path = url.data,
+                        .accept = "application/octet-stream, application/json",
+                        .write = write_file,
+                        .arg = &download};
     int result = client_call(c, &call, e);
     if (download.write_errno) result = err_sys(e, download.write_errno, "cannot write %s", name);
     call_free(&call);

@@ -1,5 +1,6 @@
-/* transfer.h: a directory out of a cell. libarchive wants to pull and curl wants to push: the tar goes through a pipe to a
- * thread that unpacks. The thread owns the pipe's read end and its own error; the main thread joins it before it looks. */
+/* transfer.h: a directory out of a cell. libarchive wants to pull and curl wants to push: the tar goes through a pipe
+ * to a thread that unpacks. The thread owns the pipe's read end and its own error; the main thread joins it before it
+ * looks. */
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
@@ -21,17 +22,19 @@ struct tree_down {
 };
 
 /* The archive is a cell's word: no absolute names, no "..", nothing through a symbolic link, no owner, no setuid. */
-#define UNPACK_FLAGS                                                                                                     \
-    (ARCHIVE_EXTRACT_SECURE_SYMLINKS | ARCHIVE_EXTRACT_SECURE_NODOTDOT | ARCHIVE_EXTRACT_SECURE_NOABSOLUTEPATHS | ARCHIVE_EXTRACT_TIME | \
-     ARCHIVE_EXTRACT_UNLINK)
+#define UNPACK_FLAGS                                                                                                   \
+    (ARCHIVE_EXTRACT_SECURE_SYMLINKS | ARCHIVE_EXTRACT_SECURE_NODOTDOT | ARCHIVE_EXTRACT_SECURE_NOABSOLUTEPATHS |      \
+     ARCHIVE_EXTRACT_TIME | ARCHIVE_EXTRACT_UNLINK)
 
 static int copy_data(struct archive *from, struct archive *to, struct err *e) {
     const void *block;
     size_t n;
     la_int64_t offset;
     for (int result; (result = archive_read_data_block(from, &block, &n, &offset)) != ARCHIVE_EOF;) {
-        if (result < ARCHIVE_WARN) return err_set(e, ERR_LOST, "the archive from the cell is damaged: %s", archive_error_string(from));
-        if (archive_write_data_block(to, block, n, offset) < ARCHIVE_WARN) return err_set(e, ERR_INTERNAL, "cannot write: %s", archive_error_string(to));
+        if (result < ARCHIVE_WARN)
+            return err_set(e, ERR_LOST, "the archive from the cell is damaged: %s", archive_error_string(from));
+        if (archive_write_data_block(to, block, n, offset) < ARCHIVE_WARN)
+            return err_set(e, ERR_INTERNAL, "cannot write: %s", archive_error_string(to));
     }
     return 0;
 }
@@ -45,9 +48,12 @@ static int unpack_entry(struct tree_down *t, struct archive *tar, struct archive
     }
     archive_entry_set_perm(entry, archive_entry_perm(entry) & 0777);
     if (archive_write_header(disk, entry) < ARCHIVE_OK)
-        return err_set(&t->problem, ERR_FORBIDDEN, "refused to unpack \"%.200s\": %s", archive_entry_pathname(entry), archive_error_string(disk));
+        return err_set(&t->problem, ERR_FORBIDDEN, "refused to unpack \"%.200s\": %s", archive_entry_pathname(entry),
+                       archive_error_string(disk));
     if (copy_data(tar, disk, &t->problem) < 0) return -1;
-    return archive_write_finish_entry(disk) >= ARCHIVE_WARN ? 0 : err_set(&t->problem, ERR_INTERNAL, "cannot write: %s", archive_error_string(disk));
+    return archive_write_finish_entry(disk) >= ARCHIVE_WARN
+               ? 0
+               : err_set(&t->problem, ERR_INTERNAL, "cannot write: %s", archive_error_string(disk));
 }
 
 static void unpack(struct tree_down *t, struct archive *tar, struct archive *disk) {
@@ -65,7 +71,8 @@ static void unpack(struct tree_down *t, struct archive *tar, struct archive *dis
         }
         if (unpack_entry(t, tar, disk, entry) < 0) return;
     }
-    if (archive_write_close(disk) < ARCHIVE_WARN) (void)err_set(&t->problem, ERR_INTERNAL, "cannot write: %s", archive_error_string(disk));
+    if (archive_write_close(disk) < ARCHIVE_WARN)
+        (void)err_set(&t->problem, ERR_INTERNAL, "cannot write: %s", archive_error_string(disk));
 }
 
 static void *unpack_thread(void *arg) {
@@ -96,7 +103,8 @@ static int fetch(struct client *c, const char *cell, const char *path, struct tr
     struct buf url = {0};
     path_cell(&url, cell, "/fs/tar");
     path_query(&url, "path", path);
-    struct call call = {.method = "GET", .path = url.data, .accept = "application/x-tar, application/json", .write = feed, .arg = t};
+    struct call call = {
+        .method = "GET", .path = url.data, .accept = "application/x-tar, application/json", .write = feed, .arg = t};
     int result = client_call(c, &call, e);
     call_free(&call);
     buf_free(&url);

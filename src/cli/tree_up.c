@@ -17,8 +17,8 @@ struct tree_up {
     const char *directory;
     struct buf ready; /* tar bytes not sent yet */
     size_t sent;
-    int fd;           /* of the file being packed, or -1 */
-    int64_t left;     /* bytes of it still to come */
+    int fd;       /* of the file being packed, or -1 */
+    int64_t left; /* bytes of it still to come */
     bool done;
     struct err problem;
 };
@@ -30,7 +30,9 @@ static la_ssize_t on_tar_bytes(struct archive *tar, void *arg, const void *bytes
     return (la_ssize_t)n;
 }
 
-static int tar_failed(struct tree_up *t) { return err_set(&t->problem, ERR_INTERNAL, "cannot pack %s: %s", t->directory, archive_error_string(t->tar)); }
+static int tar_failed(struct tree_up *t) {
+    return err_set(&t->problem, ERR_INTERNAL, "cannot pack %s: %s", t->directory, archive_error_string(t->tar));
+}
 
 /* Name inside the tar: below the directory, "." for itself; ownership is the cell's affair. */
 static void relative_entry(struct tree_up *t) {
@@ -55,7 +57,8 @@ static int next_entry(struct tree_up *t) {
         t->done = true;
         return archive_write_close(t->tar) == ARCHIVE_OK ? 0 : tar_failed(t);
     }
-    if (result < ARCHIVE_WARN) return err_set(&t->problem, ERR_INTERNAL, "cannot read %s: %s", t->directory, archive_error_string(t->disk));
+    if (result < ARCHIVE_WARN)
+        return err_set(&t->problem, ERR_INTERNAL, "cannot read %s: %s", t->directory, archive_error_string(t->disk));
     (void)archive_read_disk_descend(t->disk);
     mode_t type = archive_entry_filetype(t->entry);
     if (type != AE_IFREG && type != AE_IFDIR && type != AE_IFLNK) return 0; /* sockets, pipes, devices stay here */
@@ -73,7 +76,8 @@ static int next_piece(struct tree_up *t) {
     char piece[65536];
     ssize_t n = t->left > 0 ? read(t->fd, piece, t->left < (int64_t)sizeof piece ? (size_t)t->left : sizeof piece) : 0;
     if (n < 0) return errno == EINTR ? 0 : err_sys(&t->problem, errno, "cannot read a file of %s", t->directory);
-    if (n == 0 && t->left > 0) return err_set(&t->problem, ERR_INTERNAL, "a file of %s became shorter while it was copied", t->directory);
+    if (n == 0 && t->left > 0)
+        return err_set(&t->problem, ERR_INTERNAL, "a file of %s became shorter while it was copied", t->directory);
     t->left -= n;
     if (n == 0) close_fd(&t->fd);
     return n == 0 || archive_write_data(t->tar, piece, (size_t)n) == n ? 0 : tar_failed(t);
@@ -98,12 +102,15 @@ static int open_tree(struct tree_up *t, struct err *e) {
     t->entry = archive_entry_new();
     if (!t->disk || !t->tar || !t->entry) return err_set(e, ERR_INTERNAL, "out of memory");
     archive_read_disk_set_symlink_physical(t->disk);
-    archive_read_disk_set_behavior(t->disk, ARCHIVE_READDISK_NO_XATTR | ARCHIVE_READDISK_NO_ACL | ARCHIVE_READDISK_NO_FFLAGS);
+    archive_read_disk_set_behavior(t->disk,
+                                   ARCHIVE_READDISK_NO_XATTR | ARCHIVE_READDISK_NO_ACL | ARCHIVE_READDISK_NO_FFLAGS);
     archive_write_set_format_pax_restricted(t->tar);
     archive_write_set_bytes_per_block(t->tar, 0);
     if (archive_read_disk_open(t->disk, t->directory) != ARCHIVE_OK)
         return err_set(e, ERR_NOT_FOUND, "cannot read %s: %s", t->directory, archive_error_string(t->disk));
-    return archive_write_open(t->tar, t, NULL, on_tar_bytes, NULL) == ARCHIVE_OK ? 0 : err_set(e, ERR_INTERNAL, "cannot start a tar");
+    return archive_write_open(t->tar, t, NULL, on_tar_bytes, NULL) == ARCHIVE_OK
+               ? 0
+               : err_set(e, ERR_INTERNAL, "cannot start a tar");
 }
 
 static int make_target(struct client *c, const char *cell, const char *path, struct err *e) {
@@ -127,7 +134,12 @@ int transfer_tree_up(struct client *c, const char *directory, const char *cell, 
         struct buf url = {0};
         path_cell(&url, cell, "/fs/tar");
         path_query(&url, "path", path);
-        struct call call = {.method = "PUT", .path = url.data, .read = read_tar, .arg = &t, .read_size = -1, .read_type = "application/x-tar"};
+        struct call call = {.method = "PUT",
+                            .path = url.data,
+                            .read = read_tar,
+                            .arg = &t,
+                            .read_size = -1,
+                            .read_type = "application/x-tar"};
         result = client_call(c, &call, e);
         if (t.problem.code) {
             *e = t.problem;

@@ -58,7 +58,8 @@ static int wait_ready(const struct up *up, struct err *e) {
     for (int64_t until = monotonic_ms() + READY_MS; monotonic_ms() < until;) {
         if (interrupted()) return err_set(e, CLI_INTERRUPTED, "interrupted");
         if (pidfd_wait(up->daemon, 0))
-            return err_hint(e, ERR_UNAVAILABLE, "its log says why: STATE/log/cellad.log, or above without -d", "the daemon ended while it started");
+            return err_hint(e, ERR_UNAVAILABLE, "its log says why: STATE/log/cellad.log, or above without -d",
+                            "the daemon ended while it started");
         if (healthy(up)) return 0;
         (void)pidfd_wait(up->daemon, 30);
     }
@@ -67,7 +68,8 @@ static int wait_ready(const struct up *up, struct err *e) {
 
 static void end_both(const struct up *up) {
     (void)services_end(&up->services, "cellad", DAEMON_GRACE_MS, NULL);
-    if (!services_end(&up->services, "keeper", KEEPER_GRACE_MS, NULL)) fprintf(stderr, "cella: the keeper does not end\n");
+    if (!services_end(&up->services, "keeper", KEEPER_GRACE_MS, NULL))
+        fprintf(stderr, "cella: the keeper does not end\n");
 }
 
 /* A keeper that is still there (the daemon died, or was ended alone) is used again: its cells live on. */
@@ -96,11 +98,13 @@ static int supervise(struct up *up, struct err *e) {
             since = monotonic_ms();
             restarts = 0;
         }
-        if (++restarts > RESTARTS_MAX) return err_set(e, ERR_INTERNAL, "the daemon ended %d times within a minute", restarts);
+        if (++restarts > RESTARTS_MAX)
+            return err_set(e, ERR_INTERNAL, "the daemon ended %d times within a minute", restarts);
         fprintf(stderr, "cella: the daemon ended; starting it again (cells live on)\n");
         close_fd(&up->daemon);
         pid_t pid;
-        if (services_start_daemon(&up->services, &pid, &up->daemon, e) < 0 || (wait_ready(up, e) < 0 && !interrupted())) return -1;
+        if (services_start_daemon(&up->services, &pid, &up->daemon, e) < 0 || (wait_ready(up, e) < 0 && !interrupted()))
+            return -1;
     }
     fprintf(stderr, "cella: ending\n");
     return 0;
@@ -133,7 +137,8 @@ static int background(const struct cli *cli, struct up *up, struct err *e) {
 
 static int work(const struct cli *cli, struct up *up, struct err *e) {
     if (geteuid() != 0)
-        return err_hint(e, ERR_PERMISSION, "sudo cella up; the daemon itself runs without privileges", "the keeper needs root: it makes namespaces, mounts and cgroups");
+        return err_hint(e, ERR_PERMISSION, "sudo cella up; the daemon itself runs without privileges",
+                        "the keeper needs root: it makes namespaces, mounts and cgroups");
     if (services_url(up->services.listen, up->url, e) < 0 || services_prepare(&up->services, e) < 0) return -1;
     if (up->prepare_only) return 0;
     char path[PROGRAM_PATH + 64];
@@ -141,7 +146,8 @@ static int work(const struct cli *cli, struct up *up, struct err *e) {
     cleanup_close int running = pidfile_open(path, NULL);
     if (running >= 0) {
         if (healthy(up)) return say(cli, up, "already running");
-        return err_hint(e, ERR_CONFLICT, "`cella down` ends it", "a daemon with this state directory runs already, but not at %s", up->url);
+        return err_hint(e, ERR_CONFLICT, "`cella down` ends it",
+                        "a daemon with this state directory runs already, but not at %s", up->url);
     }
     return up->services.background ? background(cli, up, e) : foreground(cli, up, e);
 }
@@ -151,12 +157,14 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     static struct config config;
     static struct words words;
     const char *state = NULL, *config_file = NULL;
-    const struct option options[] = {{"state", 's', OPTION_TEXT, &state, "DIR", "state directory (default: " STATE_DEFAULT ")"},
-                                     {"listen", 'L', OPTION_TEXT, &up.services.listen, "ADDR:PORT", "where the API answers (default: " LISTEN_DEFAULT ")"},
-                                     {"detach", 'd', OPTION_FLAG, &up.services.background, NULL, "run in the background, with logs in STATE/log"},
-                                     {"config", 0, OPTION_TEXT, &config_file, "FILE", "settings (default: " CONFIG_DEFAULT " when it is there)"},
-                                     {"prepare", 0, OPTION_FLAG, &up.prepare_only, NULL, "only make the user and the directories (for systemd)"},
-                                     {0}};
+    const struct option options[] = {
+        {"state", 's', OPTION_TEXT, &state, "DIR", "state directory (default: " STATE_DEFAULT ")"},
+        {"listen", 'L', OPTION_TEXT, &up.services.listen, "ADDR:PORT",
+         "where the API answers (default: " LISTEN_DEFAULT ")"},
+        {"detach", 'd', OPTION_FLAG, &up.services.background, NULL, "run in the background, with logs in STATE/log"},
+        {"config", 0, OPTION_TEXT, &config_file, "FILE", "settings (default: " CONFIG_DEFAULT " when it is there)"},
+        {"prepare", 0, OPTION_FLAG, &up.prepare_only, NULL, "only make the user and the directories (for systemd)"},
+        {0}};
     int code;
     struct err e;
     if (!arguments_take(cli, command, options, (struct arguments_form){0}, argc, argv, &words, &code)) return code;
@@ -164,7 +172,8 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     if (!state) state = config_value(&config, "state");
     if (!up.services.listen) up.services.listen = config_value(&config, "listen");
     if (!up.services.listen) up.services.listen = LISTEN_DEFAULT;
-    if (services_config(&up.services, config.path, &e) < 0 || services_state(&up.services, state, &e) < 0) return cli_fail(&e);
+    if (services_config(&up.services, config.path, &e) < 0 || services_state(&up.services, state, &e) < 0)
+        return cli_fail(&e);
     interrupt_watch();
     code = work(cli, &up, &e) < 0 ? cli_fail(&e) : EXIT_OK;
     close_fd(&up.keeper);
@@ -174,9 +183,14 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
 }
 
 const struct command command_up = {
-    "up", "Operation", "Start Cella on this machine", "up [--state DIR] [--listen ADDR:PORT] [-d]",
-    "Starts the keeper (root, makes the cells) and the daemon (user \"cella\", no privileges, the HTTP API), waits until the\n"
-    "API answers and prints its URL. Stays in the foreground until Ctrl-C, which ends both and every cell; a daemon that\n"
+    "up",
+    "Operation",
+    "Start Cella on this machine",
+    "up [--state DIR] [--listen ADDR:PORT] [-d]",
+    "Starts the keeper (root, makes the cells) and the daemon (user \"cella\", no privileges, the HTTP API), waits "
+    "until the\n"
+    "API answers and prints its URL. Stays in the foreground until Ctrl-C, which ends both and every cell; a daemon "
+    "that\n"
     "dies is started again, and the cells live on. Makes the user and the state directory when they are missing.\n"
     "Listening beyond this machine makes every client need a key (`cella help key`).\n\n"
     "Examples:\n"

@@ -71,7 +71,8 @@ static int on_mask(wslay_event_context_ptr ctx, uint8_t *bytes, size_t n, void *
 static void on_whole(wslay_event_context_ptr ctx, const struct wslay_event_on_msg_recv_arg *m, void *arg) {
     struct websocket *w = arg;
     (void)ctx;
-    if (!wslay_is_ctrl_frame(m->opcode)) w->on_message(w->arg, m->opcode == WSLAY_TEXT_FRAME, (const char *)m->msg, m->msg_length);
+    if (!wslay_is_ctrl_frame(m->opcode))
+        w->on_message(w->arg, m->opcode == WSLAY_TEXT_FRAME, (const char *)m->msg, m->msg_length);
 }
 
 /* ---- handshake ---- */
@@ -92,7 +93,8 @@ static int send_all(struct websocket *w, const struct buf *request, struct err *
     for (size_t done = 0; done < request->len;) {
         size_t sent = 0;
         CURLcode code = curl_easy_send(w->curl, request->data + done, request->len - done, &sent);
-        if (code != CURLE_OK && code != CURLE_AGAIN) return err_set(e, ERR_LOST, "the connection broke: %s", curl_easy_strerror(code));
+        if (code != CURLE_OK && code != CURLE_AGAIN)
+            return err_set(e, ERR_LOST, "the connection broke: %s", curl_easy_strerror(code));
         done += sent;
         struct pollfd p = {.fd = w->fd, .events = POLLOUT};
         if (code == CURLE_AGAIN) poll(&p, 1, 1000);
@@ -148,7 +150,9 @@ static int handshake(struct websocket *w, const struct cli *cli, const char *pat
     const char *host = strstr(cli->url, "://");
     host = host ? host + 3 : cli->url;
     struct buf request = {0};
-    buf_printf(&request, "GET %s HTTP/1.1\r\nHost: %.*s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n",
+    buf_printf(&request,
+               "GET %s HTTP/1.1\r\nHost: %.*s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: "
+               "13\r\nSec-WebSocket-Key: %s\r\n",
                path, (int)strcspn(host, "/"), host, key);
     if (cli->key) buf_printf(&request, "Authorization: Bearer %s\r\n", cli->key);
     buf_str(&request, "\r\n");
@@ -159,14 +163,16 @@ static int handshake(struct websocket *w, const struct cli *cli, const char *pat
     size_t header = (size_t)(end - w->early.data);
     if (strncmp(w->early.data, "HTTP/1.1 101", 12) != 0) return refused(w, header, e);
     const char *accepted = strcasestr(w->early.data, "\r\nsec-websocket-accept:");
-    if (!accepted || accepted >= end || strncmp(accepted + 23 + strspn(accepted + 23, " "), expected, strlen(expected)) != 0)
+    if (!accepted || accepted >= end ||
+        strncmp(accepted + 23 + strspn(accepted + 23, " "), expected, strlen(expected)) != 0)
         return err_set(e, ERR_INTERNAL, "the daemon's answer to the WebSocket upgrade is wrong");
     w->early_used = header;
     return 0;
 }
 
 static int connect_to(struct websocket *w, const struct cli *cli, struct err *e) {
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || !(w->curl = curl_easy_init())) return err_set(e, ERR_INTERNAL, "the HTTP library did not start");
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK || !(w->curl = curl_easy_init()))
+        return err_set(e, ERR_INTERNAL, "the HTTP library did not start");
     curl_easy_setopt(w->curl, CURLOPT_URL, cli->url);
     curl_easy_setopt(w->curl, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(w->curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
@@ -177,15 +183,17 @@ static int connect_to(struct websocket *w, const struct cli *cli, struct err *e)
     curl_easy_setopt(w->curl, CURLOPT_TCP_NODELAY, 1L);
     CURLcode code = curl_easy_perform(w->curl);
     if (code != CURLE_OK)
-        return err_hint(e, CLI_UNREACHABLE, "start it with `sudo cella up -d`, or set CELLA_URL to where it runs", "no daemon answers at %s (%s)", cli->url,
-                        curl_easy_strerror(code));
+        return err_hint(e, CLI_UNREACHABLE, "start it with `sudo cella up -d`, or set CELLA_URL to where it runs",
+                        "no daemon answers at %s (%s)", cli->url, curl_easy_strerror(code));
     curl_easy_getinfo(w->curl, CURLINFO_ACTIVESOCKET, &w->fd);
     return 0;
 }
 
 struct websocket *websocket_open(const struct cli *cli, const char *path, struct err *e) {
-    static const struct wslay_event_callbacks callbacks = {
-        .recv_callback = on_recv, .send_callback = on_send, .genmask_callback = on_mask, .on_msg_recv_callback = on_whole};
+    static const struct wslay_event_callbacks callbacks = {.recv_callback = on_recv,
+                                                           .send_callback = on_send,
+                                                           .genmask_callback = on_mask,
+                                                           .on_msg_recv_callback = on_whole};
     struct websocket *w = calloc(1, sizeof *w);
     if (!w) abort();
     if (client_url_check(cli, e) < 0 || connect_to(w, cli, e) < 0 || handshake(w, cli, path, e) < 0) {
@@ -203,15 +211,19 @@ int websocket_fd(const struct websocket *w) { return w->fd; }
 bool websocket_wants_write(const struct websocket *w) { return wslay_event_want_write(w->frames); }
 
 int websocket_send(struct websocket *w, bool text, const void *bytes, size_t n, struct err *e) {
-    struct wslay_event_msg message = {.opcode = text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, .msg = bytes, .msg_length = n};
+    struct wslay_event_msg message = {
+        .opcode = text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, .msg = bytes, .msg_length = n};
     return wslay_event_queue_msg(w->frames, &message) == 0 ? 0 : err_set(e, ERR_LOST, "the connection is closing");
 }
 
-int websocket_turn(struct websocket *w, void (*on_message)(void *arg, bool text, const char *bytes, size_t n), void *arg, struct err *e) {
+int websocket_turn(struct websocket *w, void (*on_message)(void *arg, bool text, const char *bytes, size_t n),
+                   void *arg, struct err *e) {
     w->on_message = on_message;
     w->arg = arg;
-    if (wslay_event_want_write(w->frames) && wslay_event_send(w->frames) != 0 && !w->ended) return err_set(e, ERR_LOST, "the WebSocket broke");
-    if (wslay_event_want_read(w->frames) && wslay_event_recv(w->frames) != 0 && !w->ended) return err_set(e, ERR_LOST, "the WebSocket broke");
+    if (wslay_event_want_write(w->frames) && wslay_event_send(w->frames) != 0 && !w->ended)
+        return err_set(e, ERR_LOST, "the WebSocket broke");
+    if (wslay_event_want_read(w->frames) && wslay_event_recv(w->frames) != 0 && !w->ended)
+        return err_set(e, ERR_LOST, "the WebSocket broke");
     return w->ended || wslay_event_get_close_received(w->frames) ? 1 : 0;
 }
 

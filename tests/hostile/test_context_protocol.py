@@ -103,7 +103,10 @@ def test_a_message_without_end(fresh: Callable[..., Cell], ring: Ring, neighbour
 @pytest.mark.layer("daemon")
 def test_closing_the_stream(fresh: Callable[..., Cell], ring: Ring, neighbour: Cell) -> None:
     """Descriptor 60 closed, shut down in both directions, replaced by a file: the run gets a word, the context a new life."""
-    for code in ("os.close(60); os.close(s.fileno())", "s.shutdown(socket.SHUT_RDWR)", "s.shutdown(socket.SHUT_WR)", "s.shutdown(socket.SHUT_RD)", "os.dup2(os.open('/dev/null', 2), 60); s.close()", "os.closerange(0, 1000)"):
+    for code in (
+        "os.close(60); os.close(s.fileno())", "s.shutdown(socket.SHUT_RDWR)", "s.shutdown(socket.SHUT_WR)", "s.shutdown(socket.SHUT_RD)",
+        "os.dup2(os.open('/dev/null', 2), 60); s.close()", "os.closerange(0, 1000)",
+    ):  # fmt: skip
         survives(ring, fresh(), neighbour, code + "\ntime.sleep(0.05)")
 
 

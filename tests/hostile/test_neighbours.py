@@ -6,6 +6,7 @@ import secrets
 from typing import Callable, Iterator, Tuple
 
 import pytest
+from cella import NotFoundError, _calls
 from ring import Cell, Ring, denied, held
 
 Pair = Tuple[Cell, Cell]
@@ -87,7 +88,10 @@ def test_files(pair: Pair) -> None:
 @pytest.mark.layer("namespaces")
 def test_names_and_ids(pair: Pair) -> None:
     """Host names differ; the id ranges behind uid 0 and 1000 differ, so that even a file both could see would be a stranger's."""
-    code = "report([os.uname().nodename, open('/proc/self/uid_map').read().split(), open('/proc/self/gid_map').read().split()] + [os.readlink('/proc/self/ns/' + n) for n in ('user', 'pid', 'mnt', 'net', 'ipc', 'uts', 'cgroup')])"
+    code = """
+    report([os.uname().nodename, open('/proc/self/uid_map').read().split(), open('/proc/self/gid_map').read().split()]
+           + [os.readlink('/proc/self/ns/' + n) for n in ('user', 'pid', 'mnt', 'net', 'ipc', 'uts', 'cgroup')])
+    """
     one, other = (cell.attack(code) for cell in pair)
     same = [a for a, b in zip(one, other) if a == b]
     held(not same, f"both have {same}")
@@ -132,13 +136,11 @@ def test_other_peoples_ids(pair: Pair) -> None:
     context = one.create_code_context()
     process = one.start(["sleep", "30"])
     execution = one.run_code("1")
-    from cella import NotFoundError
-
     for ask in (
         lambda: other.run_code("print(1)", context=context.id),
         lambda: other.restart_context(context.id),
-        lambda: other._transport.json(__import__("cella")._calls.execution(other.id, execution.id)),
-        lambda: other._transport.json(__import__("cella")._calls.process(other.id, process.id)),
+        lambda: other._transport.json(_calls.execution(other.id, execution.id)),
+        lambda: other._transport.json(_calls.process(other.id, process.id)),
     ):
         with pytest.raises(NotFoundError):
             ask()

@@ -93,7 +93,8 @@ def test_stopping_oneself(fresh: Callable[..., Cell]) -> None:
 def test_main_thread_gone(fresh: Callable[..., Cell]) -> None:
     """exit(2) of the main thread alone leaves a zombie with living threads: no DONE will ever come."""
     cell = fresh()
-    run = cell.run_code("import threading, time, ctypes\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\nctypes.CDLL(None).syscall(60, 0)", timeout_seconds=1)
+    code = "import threading, time, ctypes\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\nctypes.CDLL(None).syscall(60, 0)"
+    run = cell.run_code(code, timeout_seconds=1)
     held(run.exit in ("timeout", "killed", "lost"), f"exit {run.exit}")
     until(cell.answers, "a new context")
 
@@ -102,7 +103,14 @@ def test_main_thread_gone(fresh: Callable[..., Cell]) -> None:
 def test_interrupts_ignored(fresh: Callable[..., Cell]) -> None:
     """Code that blocks every signal it can is ended all the same."""
     cell = fresh()
-    run = cell.run_code("import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nwhile True: time.sleep(1)", timeout_seconds=1)
+    run = cell.run_code("""
+import signal, time
+signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+for s in range(1, 32):
+    try: signal.signal(s, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+while True: time.sleep(1)
+""", timeout_seconds=1)  # fmt: skip
     held(run.exit in ("timeout", "killed"), f"exit {run.exit}")
     held(cell.answers(), "no new context")
 

@@ -27,6 +27,7 @@ def archive(*entries: Entry, mode: int = 0o644, pax: Optional[dict] = None) -> b
 
 
 def put(cell: Cell, data: bytes) -> Optional[CellaError]:
+    cell.filesystem.mkdir("/workspace/in")
     try:
         cell.filesystem.write_tar("/workspace/in", data)
     except CellaError as e:

@@ -31,7 +31,8 @@ static void read_mounts(struct hierarchies *h) {
         if (sscanf(line, "%*s %255s %63s %1023s", point, type, options) != 3) continue;
         if (strcmp(type, "cgroup2") == 0 && !h->v2[0]) (void)snprintf(h->v2, sizeof h->v2, "%s", point);
         for (size_t i = 0; strcmp(type, "cgroup") == 0 && i < 3; i++)
-            if (has_word(options, ',', wanted[i]) && !h->v1[i][0]) (void)snprintf(h->v1[i], sizeof h->v1[i], "%s", point);
+            if (has_word(options, ',', wanted[i]) && !h->v1[i][0])
+                (void)snprintf(h->v1[i], sizeof h->v1[i], "%s", point);
     }
     if (f) fclose(f);
     (void)snprintf(path, sizeof path, "%s/cgroup.controllers", h->v2);
@@ -50,13 +51,17 @@ static void controller(struct report *r, const struct hierarchies *h, size_t i) 
     bool in_v2 = has_word(h->v2_controllers, ' ', wanted[i]);
     const char *where = in_v2 ? h->v2 : h->v1[i];
     if (!where[0]) {
-        finding_remedy(report_add(r, group, wanted[i], FINDING_MISSING, "no hierarchy has this controller: cells would have no such limit"),
-                       "a kernel with the controller switched on (boot option cgroup_enable=%s on some), and /sys/fs/cgroup mounted", wanted[i]);
+        finding_remedy(report_add(r, group, wanted[i], FINDING_MISSING,
+                                  "no hierarchy has this controller: cells would have no such limit"),
+                       "a kernel with the controller switched on (boot option cgroup_enable=%s on some), and "
+                       "/sys/fs/cgroup mounted",
+                       wanted[i]);
         return;
     }
     int error = geteuid() == 0 ? try_group(where) : 0;
     if (error)
-        finding_remedy(report_add(r, group, wanted[i], FINDING_MISSING, "in %s at %s, but groups cannot be made: %s", in_v2 ? "v2" : "v1", where, strerror(error)),
+        finding_remedy(report_add(r, group, wanted[i], FINDING_MISSING, "in %s at %s, but groups cannot be made: %s",
+                                  in_v2 ? "v2" : "v1", where, strerror(error)),
                        "inside a container, /sys/fs/cgroup must be mounted writable");
     else
         (void)report_add(r, group, wanted[i], FINDING_OK, "%s at %s", in_v2 ? "v2" : "v1", where);
@@ -65,7 +70,8 @@ static void controller(struct report *r, const struct hierarchies *h, size_t i) 
 static void whole_group_kill(struct report *r, const struct hierarchies *h) {
     char path[320];
     if (!h->v2[0]) {
-        finding_remedy(report_add(r, group, "freeze and kill", FINDING_MISSING, "there is no cgroup v2 hierarchy"), "mount -t cgroup2 none /sys/fs/cgroup/unified");
+        finding_remedy(report_add(r, group, "freeze and kill", FINDING_MISSING, "there is no cgroup v2 hierarchy"),
+                       "mount -t cgroup2 none /sys/fs/cgroup/unified");
         return;
     }
     (void)snprintf(path, sizeof path, "%s/cella-doctor-%d", h->v2, (int)getpid());
@@ -74,7 +80,8 @@ static void whole_group_kill(struct report *r, const struct hierarchies *h) {
         return;
     }
     if (mkdir(path, 0755) < 0) {
-        (void)report_add(r, group, "freeze and kill", FINDING_MISSING, "v2 at %s, but groups cannot be made: %s", h->v2, strerror(errno));
+        (void)report_add(r, group, "freeze and kill", FINDING_MISSING, "v2 at %s, but groups cannot be made: %s", h->v2,
+                         strerror(errno));
         return;
     }
     char file[360];
@@ -86,14 +93,19 @@ static void whole_group_kill(struct report *r, const struct hierarchies *h) {
     if (can_kill && can_freeze)
         (void)report_add(r, group, "freeze and kill", FINDING_OK, "cgroup.freeze and cgroup.kill in v2 at %s", h->v2);
     else
-        finding_remedy(report_add(r, group, "freeze and kill", FINDING_MISSING, "%s is not there", can_kill ? "cgroup.freeze" : "cgroup.kill"), "a kernel from 5.14 on");
+        finding_remedy(report_add(r, group, "freeze and kill", FINDING_MISSING, "%s is not there",
+                                  can_kill ? "cgroup.freeze" : "cgroup.kill"),
+                       "a kernel from 5.14 on");
 }
 
 void probe_cgroups(struct report *r) {
     struct hierarchies h = {0};
     read_mounts(&h);
     bool any_v1 = h.v1[0][0] || h.v1[1][0] || h.v1[2][0];
-    const char *layout = h.v2[0] && any_v1 ? "hybrid: v1 controllers beside a v2 hierarchy" : h.v2[0] ? "v2 (unified)" : any_v1 ? "v1" : "none mounted";
+    const char *layout = h.v2[0] && any_v1 ? "hybrid: v1 controllers beside a v2 hierarchy"
+                         : h.v2[0]         ? "v2 (unified)"
+                         : any_v1          ? "v1"
+                                           : "none mounted";
     (void)report_add(r, group, "layout", h.v2[0] || any_v1 ? FINDING_OK : FINDING_MISSING, "%s", layout);
     for (size_t i = 0; i < 3; i++) controller(r, &h, i);
     whole_group_kill(r, &h);

@@ -25,7 +25,8 @@ static void programs(struct report *r) {
         finding_remedy(report_add(r, group, "programs", FINDING_MISSING, "%s", e.text), "%s", e.hint);
         return;
     }
-    (void)report_add(r, group, "programs", FINDING_OK, "cellad, cella-keeper and cella-guest, contexts and recipes are in place");
+    (void)report_add(r, group, "programs", FINDING_OK,
+                     "cellad, cella-keeper and cella-guest, contexts and recipes are in place");
 }
 
 static void user(struct report *r) {
@@ -42,10 +43,12 @@ static void template(struct report *r) {
         (void)report_add(r, group, "template", FINDING_OK, "\"default\" is built in %.200s", r->state);
         return;
     }
-    finding_remedy(report_add(r, group, "template", FINDING_DEGRADED, "no template is built in %.200s", r->state), "sudo cella template build python%s%s",
-                   strcmp(r->state, STATE_DEFAULT) == 0 ? "" : " --state ", strcmp(r->state, STATE_DEFAULT) == 0 ? "" : r->state);
+    finding_remedy(report_add(r, group, "template", FINDING_DEGRADED, "no template is built in %.200s", r->state),
+                   "sudo cella template build python%s%s", strcmp(r->state, STATE_DEFAULT) == 0 ? "" : " --state ",
+                   strcmp(r->state, STATE_DEFAULT) == 0 ? "" : r->state);
     if (access("/usr/bin/mmdebstrap", X_OK) < 0)
-        finding_remedy(report_add(r, group, "mmdebstrap", FINDING_DEGRADED, "not installed: templates cannot be built"), "apt-get install mmdebstrap");
+        finding_remedy(report_add(r, group, "mmdebstrap", FINDING_DEGRADED, "not installed: templates cannot be built"),
+                       "apt-get install mmdebstrap");
 }
 
 /* What the running daemon says it must do without: {"report": {"features": {name: bool}}}. */
@@ -53,7 +56,8 @@ static void daemon_features(struct report *r, struct client *client) {
     struct err e;
     struct json_object *about = NULL;
     if (client_json(client, "GET", "/v1/doctor", NULL, &about, &e) < 0) {
-        finding_remedy(report_add(r, group, "driver", FINDING_DEGRADED, "the daemon does not say: %s", e.text), "%s", e.hint ? e.hint : "");
+        finding_remedy(report_add(r, group, "driver", FINDING_DEGRADED, "the daemon does not say: %s", e.text), "%s",
+                       e.hint ? e.hint : "");
         return;
     }
     struct json_object *features = json_object_object_get(json_object_object_get(about, "report"), "features");
@@ -63,8 +67,9 @@ static void daemon_features(struct report *r, struct client *client) {
             if (!json_object_get_boolean(value)) buf_printf(&without, "%s%s", without.len ? ", " : "", name);
         }
     }
-    (void)report_add(r, group, "driver", without.len ? FINDING_DEGRADED : FINDING_OK, "%s: %s%s%s", json_text(about, "driver", "?"),
-                     json_text(about, "isolation", "?"), without.len ? "; without: " : "", without.len ? without.data : "");
+    (void)report_add(r, group, "driver", without.len ? FINDING_DEGRADED : FINDING_OK, "%s: %s%s%s",
+                     json_text(about, "driver", "?"), json_text(about, "isolation", "?"),
+                     without.len ? "; without: " : "", without.len ? without.data : "");
     buf_free(&without);
     json_object_put(about);
 }
@@ -80,7 +85,8 @@ static void daemon_answers(struct report *r) {
     else if (strcmp(e.code, CLI_UNREACHABLE) == 0)
         finding_remedy(report_add(r, group, "daemon", FINDING_OK, "does not run at %s", r->url), "sudo cella up -d");
     else
-        finding_remedy(report_add(r, group, "daemon", FINDING_DEGRADED, "at %s: %s", r->url, e.text), "%s/log/cellad.log", r->state);
+        finding_remedy(report_add(r, group, "daemon", FINDING_DEGRADED, "at %s: %s", r->url, e.text),
+                       "%s/log/cellad.log", r->state);
     if (answers) daemon_features(r, &client);
     call_free(&call);
     client_close(&client);

@@ -1,10 +1,10 @@
 /* Kernel features of the process driver that one call answers. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kcmp.h>
 #include <linux/landlock.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,8 +27,10 @@ static void version(struct report *r) {
     uname(&u);
     (void)sscanf(u.release, "%u.%u", &major, &minor);
     bool enough = major > 5 || (major == 5 && minor >= 19);
-    struct finding *f = report_add(r, group, "version", enough ? FINDING_OK : FINDING_MISSING, "Linux %s %s", u.release, u.machine);
-    if (!enough) finding_remedy(f, "Linux 5.19 or newer is needed (idmapped layers under overlayfs); Debian 12 has 6.1");
+    struct finding *f =
+        report_add(r, group, "version", enough ? FINDING_OK : FINDING_MISSING, "Linux %s %s", u.release, u.machine);
+    if (!enough)
+        finding_remedy(f, "Linux 5.19 or newer is needed (idmapped layers under overlayfs); Debian 12 has 6.1");
     if (strcmp(u.machine, "x86_64") != 0) {
         f->status = FINDING_MISSING;
         finding_remedy(f, "this version of Cella runs on x86_64 only");
@@ -50,7 +52,8 @@ static void pidfd(struct report *r) {
     if (copy >= 0)
         (void)report_add(r, group, "pidfd", FINDING_OK, "pidfd_open and pidfd_getfd work");
     else
-        finding_remedy(report_add(r, group, "pidfd", FINDING_MISSING, "%s: %s", fd < 0 ? "pidfd_open" : "pidfd_getfd", strerror(errno)),
+        finding_remedy(report_add(r, group, "pidfd", FINDING_MISSING, "%s: %s", fd < 0 ? "pidfd_open" : "pidfd_getfd",
+                                  strerror(errno)),
                        "a kernel from 5.6 on; inside a container its seccomp profile must allow both");
     if (fd >= 0) close(fd);
     if (copy >= 0) close(copy);
@@ -61,7 +64,8 @@ static void seccomp_filters(struct report *r) {
     if (syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0)
         (void)report_add(r, group, "seccomp", FINDING_OK, "filters with KILL_PROCESS");
     else
-        finding_remedy(report_add(r, group, "seccomp", FINDING_MISSING, "no filters: %s", strerror(errno)), "a kernel with CONFIG_SECCOMP_FILTER");
+        finding_remedy(report_add(r, group, "seccomp", FINDING_MISSING, "no filters: %s", strerror(errno)),
+                       "a kernel with CONFIG_SECCOMP_FILTER");
 }
 
 static void landlock(struct report *r) {
@@ -72,7 +76,8 @@ static void landlock(struct report *r) {
     }
     struct finding *f = report_add(r, group, "landlock", FINDING_DEGRADED, "%s: one layer of the isolation less",
                                    errno == EOPNOTSUPP ? "switched off at boot" : "not in this kernel");
-    finding_remedy(f, errno == EOPNOTSUPP ? "add \"landlock\" to the kernel's lsm= boot option" : "a kernel with CONFIG_SECURITY_LANDLOCK (5.13 on)");
+    finding_remedy(f, errno == EOPNOTSUPP ? "add \"landlock\" to the kernel's lsm= boot option"
+                                          : "a kernel with CONFIG_SECURITY_LANDLOCK (5.13 on)");
 }
 
 static void seal_memory(struct report *r) {
@@ -81,7 +86,8 @@ static void seal_memory(struct report *r) {
     if (page != MAP_FAILED && syscall(SYS_mseal, page, 0, 0) == 0)
         (void)report_add(r, group, "mseal", FINDING_OK, "mappings can be sealed");
     else
-        finding_remedy(report_add(r, group, "mseal", FINDING_DEGRADED, "not in this kernel: the fork stub is checked before each use, not sealed"),
+        finding_remedy(report_add(r, group, "mseal", FINDING_DEGRADED,
+                                  "not in this kernel: the fork stub is checked before each use, not sealed"),
                        "Linux 6.10 or newer");
     if (page != MAP_FAILED) munmap(page, 4096);
 }
@@ -90,7 +96,8 @@ static void compare_memory(struct report *r) {
     if (syscall(SYS_kcmp, getpid(), getpid(), KCMP_VM, 0, 0) == 0)
         (void)report_add(r, group, "kcmp", FINDING_OK, "processes' memory can be compared");
     else
-        finding_remedy(report_add(r, group, "kcmp", FINDING_MISSING, "kcmp: %s", strerror(errno)), "a kernel with CONFIG_KCMP");
+        finding_remedy(report_add(r, group, "kcmp", FINDING_MISSING, "kcmp: %s", strerror(errno)),
+                       "a kernel with CONFIG_KCMP");
 }
 
 static void open_beneath(struct report *r) {
@@ -99,7 +106,8 @@ static void open_beneath(struct report *r) {
     if (fd >= 0)
         (void)report_add(r, group, "openat2", FINDING_OK, "paths can be resolved inside a root");
     else
-        finding_remedy(report_add(r, group, "openat2", FINDING_MISSING, "openat2: %s", strerror(errno)), "a kernel from 5.6 on");
+        finding_remedy(report_add(r, group, "openat2", FINDING_MISSING, "openat2: %s", strerror(errno)),
+                       "a kernel from 5.6 on");
     if (fd >= 0) close(fd);
 }
 

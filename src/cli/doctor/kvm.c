@@ -43,7 +43,8 @@ static void remedy_for_device(struct finding *f, const char *flag, bool is_guest
     if (flag)
         finding_remedy(f, "modprobe kvm_%s", strcmp(flag, "vmx") == 0 ? "intel" : "amd");
     else if (is_guest)
-        finding_remedy(f, "this machine is itself virtual: nested virtualization must be switched on at its host, or use a machine that has it");
+        finding_remedy(f, "this machine is itself virtual: nested virtualization must be switched on at its host, or "
+                          "use a machine that has it");
     else
         finding_remedy(f, "switch on VT-x or AMD-V in the firmware");
 }
@@ -54,11 +55,14 @@ static void conclude(struct report *r, enum kvm_trial result, const char *why, c
     case KVM_TRIAL_OK:
         if (flag) {
             r->kvm_works = true;
-            (void)report_add(r, group, "trial", FINDING_OK, "a tiny virtual machine ran (real mode, 64-bit mode, exceptions)");
+            (void)report_add(r, group, "trial", FINDING_OK,
+                             "a tiny virtual machine ran (real mode, 64-bit mode, exceptions)");
             return;
         }
-        f = report_add(r, group, "trial", FINDING_DEGRADED,
-                       "a tiny virtual machine ran, but without vmx or svm this KVM (%s) cannot boot a stock Linux guest", kvm_module());
+        f = report_add(
+            r, group, "trial", FINDING_DEGRADED,
+            "a tiny virtual machine ran, but without vmx or svm this KVM (%s) cannot boot a stock Linux guest",
+            kvm_module());
         break;
     case KVM_TRIAL_NO_DEVICE: f = report_add(r, group, "device", FINDING_DEGRADED, "/dev/kvm: %s", why); break;
     case KVM_TRIAL_NO_ACCESS:
@@ -66,7 +70,10 @@ static void conclude(struct report *r, enum kvm_trial result, const char *why, c
         finding_remedy(f, "sudo cella doctor, or put the user into the group \"kvm\"");
         (void)snprintf(r->kvm_why, sizeof r->kvm_why, "%s", f->text);
         return;
-    default: f = report_add(r, group, "trial", FINDING_DEGRADED, "KVM is there, but a tiny virtual machine does not run: %s", why); break;
+    default:
+        f = report_add(r, group, "trial", FINDING_DEGRADED, "KVM is there, but a tiny virtual machine does not run: %s",
+                       why);
+        break;
     }
     remedy_for_device(f, flag, is_guest);
     (void)snprintf(r->kvm_why, sizeof r->kvm_why, "%s", f->text);
@@ -79,14 +86,18 @@ void probe_kvm(struct report *r) {
     if (flag)
         (void)report_add(r, group, "CPU flag", FINDING_OK, "%s", flag);
     else
-        (void)report_add(r, group, "CPU flag", FINDING_DEGRADED, "neither vmx nor svm%s", is_guest ? ": a virtual machine without nested virtualization" : "");
+        (void)report_add(r, group, "CPU flag", FINDING_DEGRADED, "neither vmx nor svm%s",
+                         is_guest ? ": a virtual machine without nested virtualization" : "");
     int result = probe_child(kvm_trial, NULL, TRIAL_MS, why, sizeof why);
     if (result == CHILD_TIMEOUT) {
-        struct finding *f = report_add(r, group, "trial", FINDING_DEGRADED, "KVM is there, but a tiny virtual machine hung for %d seconds and was killed", TRIAL_MS / 1000);
+        struct finding *f =
+            report_add(r, group, "trial", FINDING_DEGRADED,
+                       "KVM is there, but a tiny virtual machine hung for %d seconds and was killed", TRIAL_MS / 1000);
         remedy_for_device(f, flag, is_guest);
         (void)snprintf(r->kvm_why, sizeof r->kvm_why, "%s", f->text);
     } else if (result == CHILD_CRASHED) {
-        (void)report_add(r, group, "trial", FINDING_DEGRADED, "KVM is there, but the trial of a tiny virtual machine crashed");
+        (void)report_add(r, group, "trial", FINDING_DEGRADED,
+                         "KVM is there, but the trial of a tiny virtual machine crashed");
         (void)snprintf(r->kvm_why, sizeof r->kvm_why, "the trial of a tiny virtual machine crashed");
     } else {
         conclude(r, (enum kvm_trial)result, why, flag, is_guest);

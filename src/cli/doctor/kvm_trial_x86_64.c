@@ -85,8 +85,8 @@ __asm__(".pushsection .rodata\n"
         "  xor %eax, %eax; cpuid\n"
         "  mov $0xc0000102, %ecx; mov $0x12345678, %eax; xor %edx, %edx; wrmsr\n" /* KERNEL_GS_BASE */
         "  xor %eax, %eax; rdmsr; cmp $0x12345678, %eax; jne 1f\n"
-        "  mov %cs, %eax; test $3, %al; jne 1f\n"                            /* privilege level 0 */
-        "  sti; nop; pushfq; pop %rax; cli; test $0x200, %eax; je 1f\n"     /* the interrupt flag can be set */
+        "  mov %cs, %eax; test $3, %al; jne 1f\n"                       /* privilege level 0 */
+        "  sti; nop; pushfq; pop %rax; cli; test $0x200, %eax; je 1f\n" /* the interrupt flag can be set */
         "  mov %cr3, %rax; mov %rax, %cr3\n"
         "  mov $0x40, %eax; ltr %ax\n" /* fails, and ends the trial, without a real descriptor table */
         "  pushq $0x1b; pushq $0xb000; pushq $2; pushq $0x23; pushq $0x8000; iretq\n" /* to the user program */
@@ -100,10 +100,12 @@ __asm__(".pushsection .rodata\n"
         "1: hlt\n"
         "cella_trial_handler_end:\n"
         ".popsection\n");
-extern const uint8_t cella_trial_real[], cella_trial_real_end[], cella_trial_long[], cella_trial_long_end[], cella_trial_user[], cella_trial_user_end[],
-    cella_trial_handler[], cella_trial_handler_end[];
+extern const uint8_t cella_trial_real[], cella_trial_real_end[], cella_trial_long[], cella_trial_long_end[],
+    cella_trial_user[], cella_trial_user_end[], cella_trial_handler[], cella_trial_handler_end[];
 
-static void put(struct machine *m, uint32_t at, const uint8_t *from, const uint8_t *end) { memcpy(m->memory + at, from, (size_t)(end - from)); }
+static void put(struct machine *m, uint32_t at, const uint8_t *from, const uint8_t *end) {
+    memcpy(m->memory + at, from, (size_t)(end - from));
+}
 static void put64(struct machine *m, uint32_t at, uint64_t value) { memcpy(m->memory + at, &value, sizeof value); }
 
 static int real_mode(struct machine *m, char *why, size_t room) {
@@ -113,11 +115,13 @@ static int real_mode(struct machine *m, char *why, size_t room) {
     if (ioctl(m->cpu, KVM_GET_SREGS, &s) < 0) return failed(why, room, "KVM_GET_SREGS");
     s.cs.base = 0;
     s.cs.selector = 0;
-    if (ioctl(m->cpu, KVM_SET_SREGS, &s) < 0 || ioctl(m->cpu, KVM_SET_REGS, &g) < 0) return failed(why, room, "KVM_SET_SREGS");
+    if (ioctl(m->cpu, KVM_SET_SREGS, &s) < 0 || ioctl(m->cpu, KVM_SET_REGS, &g) < 0)
+        return failed(why, room, "KVM_SET_SREGS");
     return run_until(m, 'A', "real mode", why, room);
 }
 
-/* Page tables (identity, one 2 MiB page, user may), descriptor tables, a task segment for the way back, the programs. */
+/* Page tables (identity, one 2 MiB page, user may), descriptor tables, a task segment for the way back, the programs.
+ */
 static void lay_out(struct machine *m) {
     put(m, CODE, cella_trial_long, cella_trial_long_end);
     put(m, USER, cella_trial_user, cella_trial_user_end);
@@ -149,7 +153,8 @@ static int long_mode(struct machine *m, char *why, size_t room) {
     s.cr3 = PML4;
     s.cr4 = 0x20;   /* PAE */
     s.efer = 0x500; /* LME LMA */
-    if (ioctl(m->cpu, KVM_SET_SREGS, &s) < 0 || ioctl(m->cpu, KVM_SET_REGS, &g) < 0) return failed(why, room, "64-bit mode: KVM_SET_SREGS");
+    if (ioctl(m->cpu, KVM_SET_SREGS, &s) < 0 || ioctl(m->cpu, KVM_SET_REGS, &g) < 0)
+        return failed(why, room, "64-bit mode: KVM_SET_SREGS");
     return run_until(m, 'B', "64-bit mode", why, room);
 }
 

@@ -91,15 +91,17 @@ static void idmapped(struct report *r) {
     char where[4096], why[256];
     existing_parent(r->state, where);
     if (geteuid() != 0) {
-        finding_remedy(report_add(r, group, "idmapped mounts", FINDING_DEGRADED, "not tried: needs root"), "sudo cella doctor");
+        finding_remedy(report_add(r, group, "idmapped mounts", FINDING_DEGRADED, "not tried: needs root"),
+                       "sudo cella doctor");
         return;
     }
     if (probe_child(try_idmap, where, TRIAL_MS, why, sizeof why) == 0) {
         (void)report_add(r, group, "idmapped mounts", FINDING_OK, "on the file system of %.200s", where);
         return;
     }
-    finding_remedy(report_add(r, group, "idmapped mounts", FINDING_MISSING, "not on the file system of %.180s: %s", where, why),
-                   "put the state directory (--state) on ext4, btrfs or xfs");
+    finding_remedy(
+        report_add(r, group, "idmapped mounts", FINDING_MISSING, "not on the file system of %.180s: %s", where, why),
+        "put the state directory (--state) on ext4, btrfs or xfs");
 }
 
 /* ---- overlay in a user namespace, with userxattr ---- */
@@ -116,7 +118,8 @@ static int mount_overlay(const char *base) {
     int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
     if (fd < 0) return errno;
     close(fd);
-    (void)snprintf(data, sizeof data, "lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work,userxattr", base, base, base);
+    (void)snprintf(data, sizeof data, "lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work,userxattr", base, base,
+                   base);
     (void)snprintf(path, sizeof path, "%s/merged", base);
     if (mount("overlay", path, "overlay", 0, data) < 0) return errno;
     (void)snprintf(path, sizeof path, "%s/merged/file", base);
@@ -148,13 +151,15 @@ static int try_overlay(void *arg, char *why, size_t room) {
 static void overlay(struct report *r) {
     char base[] = "/tmp/cella-doctor-XXXXXX", why[256];
     if (!mkdtemp(base)) {
-        (void)report_add(r, group, "overlayfs", FINDING_DEGRADED, "not tried: no directory in /tmp: %s", strerror(errno));
+        (void)report_add(r, group, "overlayfs", FINDING_DEGRADED, "not tried: no directory in /tmp: %s",
+                         strerror(errno));
         return;
     }
     if (probe_child(try_overlay, base, TRIAL_MS, why, sizeof why) == 0)
         (void)report_add(r, group, "overlayfs", FINDING_OK, "mounts inside a user namespace, with whiteouts");
     else
-        finding_remedy(report_add(r, group, "overlayfs", FINDING_MISSING, "not inside a user namespace: %s", why[0] ? why : "the trial hung"),
+        finding_remedy(report_add(r, group, "overlayfs", FINDING_MISSING, "not inside a user namespace: %s",
+                                  why[0] ? why : "the trial hung"),
                        "Linux 5.11 or newer with CONFIG_OVERLAY_FS (modprobe overlay)");
     (void)rmdir(base);
 }

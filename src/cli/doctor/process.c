@@ -28,7 +28,8 @@ static const char group[] = "Process driver";
 static int try_namespaces(void *arg, char *why, size_t room) {
     (void)arg;
     const uid_t nobody = 65534;
-    if (geteuid() == 0 && (setgroups(0, NULL) < 0 || setresgid(nobody, nobody, nobody) < 0 || setresuid(nobody, nobody, nobody) < 0)) {
+    if (geteuid() == 0 &&
+        (setgroups(0, NULL) < 0 || setresgid(nobody, nobody, nobody) < 0 || setresuid(nobody, nobody, nobody) < 0)) {
         (void)snprintf(why, room, "cannot drop privileges: %s", strerror(errno));
         return 1;
     }
@@ -36,7 +37,8 @@ static int try_namespaces(void *arg, char *why, size_t room) {
         (void)snprintf(why, room, "%s", strerror(errno));
         return errno == ENOSPC ? 2 : 1;
     }
-    if (unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) == 0) return 0;
+    if (unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) == 0)
+        return 0;
     (void)snprintf(why, room, "the namespaces inside: %s", strerror(errno));
     return 3;
 }
@@ -51,12 +53,15 @@ static void namespaces(struct report *r) {
     struct finding *f = report_add(r, group, "user namespaces", FINDING_MISSING, "cannot be made: %s", why);
     if (strcmp(probe_read("/proc/sys/kernel/unprivileged_userns_clone", value, sizeof value), "0") == 0)
         finding_remedy(f, "sysctl -w kernel.unprivileged_userns_clone=1");
-    else if (strcmp(probe_read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", value, sizeof value), "1") == 0)
+    else if (strcmp(probe_read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", value, sizeof value), "1") ==
+             0)
         finding_remedy(f, "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0");
     else if (result == 2)
-        finding_remedy(f, "raise user.max_user_namespaces (now %s)", probe_read("/proc/sys/user/max_user_namespaces", value, sizeof value));
+        finding_remedy(f, "raise user.max_user_namespaces (now %s)",
+                       probe_read("/proc/sys/user/max_user_namespaces", value, sizeof value));
     else
-        finding_remedy(f, "a kernel with CONFIG_USER_NS; inside a container, its seccomp profile and capabilities must allow it");
+        finding_remedy(
+            f, "a kernel with CONFIG_USER_NS; inside a container, its seccomp profile and capabilities must allow it");
 }
 
 /* ---- ptrace, as the sentinel's keeper uses it ---- */
@@ -67,7 +72,8 @@ static int try_ptrace(void *arg, char *why, size_t room) {
     if (pid == 0)
         for (;;) pause();
     bool root = geteuid() == 0;
-    unsigned long options = PTRACE_O_TRACEFORK | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL | (root ? PTRACE_O_SUSPEND_SECCOMP : 0);
+    unsigned long options =
+        PTRACE_O_TRACEFORK | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL | (root ? PTRACE_O_SUSPEND_SECCOMP : 0);
     const char *step = "PTRACE_SEIZE";
     int status, failed = 0;
     uint8_t xstate[16384];
@@ -89,7 +95,8 @@ static int try_ptrace(void *arg, char *why, size_t room) {
 static void tracing(struct report *r) {
     char why[256], scope[16];
     if (probe_child(try_ptrace, NULL, TRIAL_MS, why, sizeof why) == 0) {
-        (void)report_add(r, group, "ptrace", FINDING_OK, "seize, interrupt, extended registers, rseq%s", geteuid() == 0 ? ", suspended seccomp" : "");
+        (void)report_add(r, group, "ptrace", FINDING_OK, "seize, interrupt, extended registers, rseq%s",
+                         geteuid() == 0 ? ", suspended seccomp" : "");
         return;
     }
     struct finding *f = report_add(r, group, "ptrace", FINDING_MISSING, "%s", why[0] ? why : "the trial hung");

@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-struct finding *report_add(struct report *r, const char *group, const char *name, enum finding_status status, const char *fmt, ...) {
+struct finding *report_add(struct report *r, const char *group, const char *name, enum finding_status status,
+                           const char *fmt, ...) {
     struct finding *f = &r->finding[r->count < FINDINGS_MAX ? r->count++ : FINDINGS_MAX - 1];
     *f = (struct finding){.group = group, .name = name, .status = status};
     va_list ap;
@@ -29,9 +30,13 @@ enum finding_status report_worst(const struct report *r) {
     return worst;
 }
 
-const char *finding_word(enum finding_status status) { return status == FINDING_OK ? "ok" : status == FINDING_DEGRADED ? "degraded" : "missing"; }
+const char *finding_word(enum finding_status status) {
+    return status == FINDING_OK ? "ok" : status == FINDING_DEGRADED ? "degraded" : "missing";
+}
 
-static void add(struct json_object *o, const char *key, const char *text) { json_object_object_add(o, key, text && *text ? json_object_new_string(text) : NULL); }
+static void add(struct json_object *o, const char *key, const char *text) {
+    json_object_object_add(o, key, text && *text ? json_object_new_string(text) : NULL);
+}
 
 struct json_object *report_json(const struct report *r, const char *driver, const char *reason) {
     struct json_object *out = json_object_new_object(), *checks = json_object_new_array();

@@ -19,7 +19,7 @@ struct finding {
 
 #define FINDINGS_MAX 64
 struct report {
-    const char *state; /* state directory */
+    const char *state;     /* state directory */
     const char *url, *key; /* of the daemon; key may be NULL */
     struct finding finding[FINDINGS_MAX];
     size_t count;
@@ -27,8 +27,8 @@ struct report {
     char kvm_why[320]; /* why not */
 };
 
-struct finding *report_add(struct report *, const char *group, const char *name, enum finding_status, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
+struct finding *report_add(struct report *, const char *group, const char *name, enum finding_status, const char *fmt,
+                           ...) __attribute__((format(printf, 5, 6)));
 void finding_remedy(struct finding *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The worst status of all. */
 enum finding_status report_worst(const struct report *);
@@ -46,8 +46,8 @@ void probe_storage(struct report *);
 void probe_kvm(struct report *);
 void probe_installation(struct report *);
 
-/* Run `probe` in a child process with a time limit: what it tries may hang, crash or leave mounts behind, and none of that
- * may reach this program. The child writes its sentence into why. → its return value (0…63), or one of these. */
+/* Run `probe` in a child process with a time limit: what it tries may hang, crash or leave mounts behind, and none of
+ * that may reach this program. The child writes its sentence into why. → its return value (0…63), or one of these. */
 #define CHILD_TIMEOUT (-1)
 #define CHILD_CRASHED (-2)
 int probe_child(int (*probe)(void *arg, char *why, size_t room), void *arg, int timeout_ms, char *why, size_t room);

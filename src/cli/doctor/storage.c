@@ -21,8 +21,8 @@
 #include "cli/doctor/report.h"
 #include "cli/output.h"
 
-#define QUOTA_SIMPLE_ENABLE 4         /* BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA, Linux 6.7; newer than Debian 12's headers */
-#define IMAGE_BYTES (128l << 20)      /* mkfs.btrfs wants 109 MiB at least; the file is sparse */
+#define QUOTA_SIMPLE_ENABLE 4    /* BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA, Linux 6.7; newer than Debian 12's headers */
+#define IMAGE_BYTES (128l << 20) /* mkfs.btrfs wants 109 MiB at least; the file is sparse */
 #define FREE_WANTED (4ull << 30)
 #define TRIAL_MS 20000
 
@@ -42,8 +42,10 @@ static void free_space(struct report *r, const char *where) {
     char text[16];
     if (statvfs(where, &v) < 0) return;
     unsigned long long bytes = (unsigned long long)v.f_bavail * v.f_frsize;
-    struct finding *f = report_add(r, group, "free space", bytes >= FREE_WANTED ? FINDING_OK : FINDING_DEGRADED, "%s on the disk of %.200s", size_text(text, (int64_t)bytes), where);
-    if (bytes < FREE_WANTED) finding_remedy(f, "a template takes about 1 GB, each cell what it writes: put --state on a larger disk");
+    struct finding *f = report_add(r, group, "free space", bytes >= FREE_WANTED ? FINDING_OK : FINDING_DEGRADED,
+                                   "%s on the disk of %.200s", size_text(text, (int64_t)bytes), where);
+    if (bytes < FREE_WANTED)
+        finding_remedy(f, "a template takes about 1 GB, each cell what it writes: put --state on a larger disk");
 }
 
 /* ---- reflink on the state's own file system ---- */
@@ -75,14 +77,16 @@ static bool reflinks(struct report *r, char *where) {
     char why[256];
     const char *name = file_system_name(where);
     if (access(where, W_OK) < 0) {
-        (void)report_add(r, group, "reflink", FINDING_DEGRADED, "%s, not tried: %.200s is not writable for this user", name, where);
+        (void)report_add(r, group, "reflink", FINDING_DEGRADED, "%s, not tried: %.200s is not writable for this user",
+                         name, where);
         return false;
     }
     if (probe_child(try_reflink, where, TRIAL_MS, why, sizeof why) == 0) {
         (void)report_add(r, group, "reflink", FINDING_OK, "files on %s can share blocks", name);
         return strcmp(name, "btrfs") == 0;
     }
-    (void)report_add(r, group, "reflink", FINDING_OK, "not on %s (%s): cells' layers lie in a btrfs image that the keeper makes", name, why);
+    (void)report_add(r, group, "reflink", FINDING_OK,
+                     "not on %s (%s): cells' layers lie in a btrfs image that the keeper makes", name, why);
     return false;
 }
 
@@ -175,18 +179,27 @@ static int try_btrfs(void *arg, char *why, size_t room) {
 
 static void say_btrfs(struct report *r, int result, const char *why) {
     if (result < 0 || (result & ~12)) {
-        struct finding *f = report_add(r, group, "btrfs", FINDING_MISSING, "a btrfs image cannot be used: %s", result == CHILD_TIMEOUT ? "the trial hung" : why);
-        finding_remedy(f, result == 2    ? "apt-get install btrfs-progs"
-                          : result == 3  ? "modprobe loop; inside a container, /dev/loop-control and /dev/loop* must be there"
+        struct finding *f = report_add(r, group, "btrfs", FINDING_MISSING, "a btrfs image cannot be used: %s",
+                                       result == CHILD_TIMEOUT ? "the trial hung" : why);
+        finding_remedy(f, result == 2 ? "apt-get install btrfs-progs"
+                          : result == 3
+                              ? "modprobe loop; inside a container, /dev/loop-control and /dev/loop* must be there"
                           : result == 16 ? "modprobe btrfs (a kernel with CONFIG_BTRFS_FS)"
                                          : "see the reason");
         return;
     }
-    (void)report_add(r, group, "btrfs", FINDING_OK, "a loop image can be made and mounted; subvolumes and snapshots work");
-    if (result & 8) finding_remedy(report_add(r, group, "btrfs idmapped", FINDING_MISSING, "btrfs cannot be mounted with mapped ids"), "Linux 5.15 or newer");
-    else (void)report_add(r, group, "btrfs idmapped", FINDING_OK, "btrfs can be mounted with mapped ids");
+    (void)report_add(r, group, "btrfs", FINDING_OK,
+                     "a loop image can be made and mounted; subvolumes and snapshots work");
+    if (result & 8)
+        finding_remedy(
+            report_add(r, group, "btrfs idmapped", FINDING_MISSING, "btrfs cannot be mounted with mapped ids"),
+            "Linux 5.15 or newer");
+    else
+        (void)report_add(r, group, "btrfs idmapped", FINDING_OK, "btrfs can be mounted with mapped ids");
     if (result & 4)
-        finding_remedy(report_add(r, group, "simple quotas", FINDING_DEGRADED, "not in this kernel: disk limits use the slower qgroups"), "Linux 6.7 or newer");
+        finding_remedy(report_add(r, group, "simple quotas", FINDING_DEGRADED,
+                                  "not in this kernel: disk limits use the slower qgroups"),
+                       "Linux 6.7 or newer");
     else
         (void)report_add(r, group, "simple quotas", FINDING_OK, "disk limits cost next to nothing");
 }

@@ -26,9 +26,12 @@ static struct words list, words;
 static struct cli cli;
 static struct err e;
 
-static const struct option options[] = {{"text", 't', OPTION_TEXT, &text, "TEXT", ""},     {"flag", 'f', OPTION_FLAG, &flag, NULL, ""},
-                                        {"other", 'g', OPTION_FLAG, &other, NULL, ""},     {"whole", 0, OPTION_WHOLE, &whole, "N", ""},
-                                        {"seconds", 0, OPTION_SECONDS, &seconds, "N", ""}, {"list", 'l', OPTION_LIST, &list, "X", ""},
+static const struct option options[] = {{"text", 't', OPTION_TEXT, &text, "TEXT", ""},
+                                        {"flag", 'f', OPTION_FLAG, &flag, NULL, ""},
+                                        {"other", 'g', OPTION_FLAG, &other, NULL, ""},
+                                        {"whole", 0, OPTION_WHOLE, &whole, "N", ""},
+                                        {"seconds", 0, OPTION_SECONDS, &seconds, "N", ""},
+                                        {"list", 'l', OPTION_LIST, &list, "X", ""},
                                         {0}};
 
 static int start(void **state) {
@@ -53,7 +56,8 @@ static enum arguments_result parse(struct arguments_form form, const char *const
 
 static void options_in_every_spelling(void **state) {
     (void)state;
-    assert_int_equal(PARSE(ANY, "one", "--text=x", "-fg", "two", "--whole", "7", "--seconds", "1.5", "-l", "a", "-lb"), ARGUMENTS_OK);
+    assert_int_equal(PARSE(ANY, "one", "--text=x", "-fg", "two", "--whole", "7", "--seconds", "1.5", "-l", "a", "-lb"),
+                     ARGUMENTS_OK);
     assert_string_equal(text, "x");
     assert_true(flag && other);
     assert_int_equal(whole, 7);
@@ -124,7 +128,8 @@ static void too_many_words(void **state) {
     static char word[] = "w";
     for (size_t i = 0; i < WORDS_MAX + 1; i++) argv[i] = word;
     assert_int_equal(arguments_parse(&cli, &command, options, CELL_COMMAND, WORDS_MAX, argv, &words, &e), ARGUMENTS_OK);
-    assert_int_equal(arguments_parse(&cli, &command, options, CELL_COMMAND, WORDS_MAX + 1, argv, &words, &e), ARGUMENTS_WRONG);
+    assert_int_equal(arguments_parse(&cli, &command, options, CELL_COMMAND, WORDS_MAX + 1, argv, &words, &e),
+                     ARGUMENTS_WRONG);
 }
 
 static void exit_codes_mean_something(void **state) {
@@ -150,10 +155,12 @@ static void exit_codes_mean_something(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(options_in_every_spelling, start), cmocka_unit_test_setup(dashes_end_the_options, start),
-        cmocka_unit_test_setup(a_program_keeps_its_options, start), cmocka_unit_test_setup(common_options, start),
-        cmocka_unit_test_setup(wrong_words_are_said, start), cmocka_unit_test_setup(too_many_words, start),
-        cmocka_unit_test(exit_codes_mean_something)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup(options_in_every_spelling, start),
+                                       cmocka_unit_test_setup(dashes_end_the_options, start),
+                                       cmocka_unit_test_setup(a_program_keeps_its_options, start),
+                                       cmocka_unit_test_setup(common_options, start),
+                                       cmocka_unit_test_setup(wrong_words_are_said, start),
+                                       cmocka_unit_test_setup(too_many_words, start),
+                                       cmocka_unit_test(exit_codes_mean_something)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

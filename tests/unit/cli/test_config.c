@@ -11,13 +11,17 @@
 #include "cli/cli.h"
 #include "cli/config.h"
 
-static int parse(struct config *c, const char *text, struct err *e) { return config_parse(c, strdup(text), "cella.conf", e); }
+static int parse(struct config *c, const char *text, struct err *e) {
+    return config_parse(c, strdup(text), "cella.conf", e);
+}
 
 static void settings(void **state) {
     (void)state;
     struct config c;
     struct err e;
-    assert_int_equal(parse(&c, "# first\n\n state = /srv/cella \nlisten=127.0.0.1:1\r\nquoted = \"a b\"\nlisten = 127.0.0.1:2", &e), 0);
+    assert_int_equal(
+        parse(&c, "# first\n\n state = /srv/cella \nlisten=127.0.0.1:1\r\nquoted = \"a b\"\nlisten = 127.0.0.1:2", &e),
+        0);
     assert_string_equal(config_value(&c, "state"), "/srv/cella");
     assert_string_equal(config_value(&c, "listen"), "127.0.0.1:2"); /* the last one counts, as in the daemon */
     assert_string_equal(config_value(&c, "quoted"), "a b");
@@ -53,6 +57,7 @@ static void files(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(settings), cmocka_unit_test(what_is_no_setting), cmocka_unit_test(files)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(settings), cmocka_unit_test(what_is_no_setting),
+                                       cmocka_unit_test(files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

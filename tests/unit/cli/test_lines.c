@@ -18,7 +18,8 @@ struct heard {
 
 static bool hear(void *arg, const char *event, struct json_object *json) {
     struct heard *h = arg;
-    buf_printf(&h->text, "%s%s%s;", event, *event ? ":" : "", json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN));
+    buf_printf(&h->text, "%s%s%s;", event, *event ? ":" : "",
+               json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN));
     return --h->stop_after != 0;
 }
 
@@ -45,12 +46,14 @@ static void ndjson(void **state) {
 
 static void sse(void **state) {
     (void)state;
-    hears(true, ": hello\n\nevent: stdout\ndata: {\"chunk\":\"a\"}\n\nid: 7\nevent:exit\ndata:{\ndata: \"exit_code\":0}\n\n",
+    hears(true,
+          ": hello\n\nevent: stdout\ndata: {\"chunk\":\"a\"}\n\nid: 7\nevent:exit\ndata:{\ndata: \"exit_code\":0}\n\n",
           "stdout:{\"chunk\":\"a\"};exit:{\"exit_code\":0};", false);
     hears(true, "event: a\n\ndata: 1\n\n", "1;", false); /* an event without data is none, and its name goes with it */
     hears(true, "event: a\ndata: {\n\n", "", true);
     hears(true, "nonsense\ndata: 1\n\n", "1;", false);
-    hears(true, "event: 0123456789012345678901234567890123456789\ndata: 1\n\n", "0123456789012345678901234567890:1;", false);
+    hears(true, "event: 0123456789012345678901234567890123456789\ndata: 1\n\n", "0123456789012345678901234567890:1;",
+          false);
 }
 
 static void the_handler_can_stop(void **state) {
@@ -99,7 +102,8 @@ static void garbage(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(ndjson), cmocka_unit_test(sse), cmocka_unit_test(the_handler_can_stop),
-                                       cmocka_unit_test(too_long_is_broken), cmocka_unit_test(garbage)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ndjson), cmocka_unit_test(sse),
+                                       cmocka_unit_test(the_handler_can_stop), cmocka_unit_test(too_long_is_broken),
+                                       cmocka_unit_test(garbage)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,16 +99,19 @@ static void filters_to(const char *text, const char *expected) {
 static void a_program_cannot_drive_the_terminal(void **state) {
     (void)state;
     filters_to("plain \xc3\xa4 text\n\ttab\r", "plain \xc3\xa4 text\n\ttab\r");
-    filters_to("\x1b[1;31mred\x1b[0m", "\x1b[1;31mred\x1b[0m");           /* colours pass */
-    filters_to("\x1b]0;title\x07x", "?]0;title?x");                       /* title */
-    filters_to("\x1b[2Jx", "?[2Jx");                                      /* clear */
-    filters_to("\x1b[6nx", "?[6nx");                                      /* makes the terminal type */
+    filters_to("\x1b[1;31mred\x1b[0m", "\x1b[1;31mred\x1b[0m"); /* colours pass */
+    filters_to("\x1b]0;title\x07x", "?]0;title?x");             /* title */
+    filters_to("\x1b[2Jx", "?[2Jx");                            /* clear */
+    filters_to("\x1b[6nx", "?[6nx");                            /* makes the terminal type */
     filters_to("\x1b[?1049hx", "?[?1049hx");
     filters_to("\x1b\x1b[2J", "??[2J");
-    filters_to("a\xc2\x9b" "2Jb\xc2\xa0", "a?2Jb\xc2\xa0");               /* the 8-bit form; a no-break space stays */
+    filters_to("a\xc2\x9b"
+               "2Jb\xc2\xa0",
+               "a?2Jb\xc2\xa0"); /* the 8-bit form; a no-break space stays */
     filters_to("\x1b[1\x1b[2J", "?[1?[2J");
     filters_to("\x08\x0b\x7f", "???");
-    filters_to("\x1b[1;2;3;4;5;6;7;8;9;10;11;12;13;14mz", "?[1;2;3;4;5;6;7;8;9;10;11;12;13;14mz"); /* longer than any colour */
+    filters_to("\x1b[1;2;3;4;5;6;7;8;9;10;11;12;13;14mz",
+               "?[1;2;3;4;5;6;7;8;9;10;11;12;13;14mz"); /* longer than any colour */
 }
 
 static void garbage_never_lets_an_escape_through(void **state) {

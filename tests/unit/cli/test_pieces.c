@@ -62,7 +62,8 @@ static void addresses(void **state) {
     assert_string_equal(url, "http://127.0.0.1:80");
     assert_int_equal(services_url("[::]:80", url, &e), 0);
     assert_string_equal(url, "http://[::1]:80");
-    static const char *const wrong[] = {"", "7070", ":7070", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:7x"};
+    static const char *const wrong[] = {"",           "7070",        ":7070",           "127.0.0.1",
+                                        "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:7x"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) assert_int_equal(services_url(wrong[i], url, &e), -1);
 }
 
@@ -84,10 +85,22 @@ static void whole_characters(void **state) {
         const char *text;
         size_t whole;
         bool wrong;
-    } cases[] = {{"abc", 3, false},         {"a\xc3\xa4", 3, false},        {"a\xc3", 1, false},           {"\xe2\x82\xac\xe2\x82", 3, false},
-                 {"\xf0\x9f\x98\x80", 4, false}, {"\xf0\x9f\x98", 0, false}, {"a\xff", 1, true},            {"\xc0\x80", 0, true},
-                 {"\xe0\x80\x80", 0, true},   {"\xed\xa0\x80", 0, true},    {"\xf4\x90\x80\x80", 0, true}, {"\x80", 0, true},
-                 {"ab\xc3x", 2, true},        {"\xe2\x82x", 0, true},       {"\xf5", 0, true},             {"", 0, false}};
+    } cases[] = {{"abc", 3, false},
+                 {"a\xc3\xa4", 3, false},
+                 {"a\xc3", 1, false},
+                 {"\xe2\x82\xac\xe2\x82", 3, false},
+                 {"\xf0\x9f\x98\x80", 4, false},
+                 {"\xf0\x9f\x98", 0, false},
+                 {"a\xff", 1, true},
+                 {"\xc0\x80", 0, true},
+                 {"\xe0\x80\x80", 0, true},
+                 {"\xed\xa0\x80", 0, true},
+                 {"\xf4\x90\x80\x80", 0, true},
+                 {"\x80", 0, true},
+                 {"ab\xc3x", 2, true},
+                 {"\xe2\x82x", 0, true},
+                 {"\xf5", 0, true},
+                 {"", 0, false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bool wrong;
         assert_int_equal(utf8_whole(cases[i].text, strlen(cases[i].text), &wrong), cases[i].whole);
@@ -99,8 +112,10 @@ static void pictures_become_files(void **state) {
     (void)state;
     char directory[] = "/tmp/cella-figures-XXXXXX", path[64];
     assert_non_null(mkdtemp(directory));
-    struct json_object *bundle = json_tokener_parse("{\"image/png\":\"aGk=\",\"image/svg+xml\":\"<svg/>\",\"text/plain\":\"x\"}");
-    struct json_object *text = json_tokener_parse("{\"text/plain\":\"x\"}"), *bad = json_tokener_parse("{\"image/png\":\"!\"}");
+    struct json_object *bundle =
+        json_tokener_parse("{\"image/png\":\"aGk=\",\"image/svg+xml\":\"<svg/>\",\"text/plain\":\"x\"}");
+    struct json_object *text = json_tokener_parse("{\"text/plain\":\"x\"}"),
+                       *bad = json_tokener_parse("{\"image/png\":\"!\"}");
     struct figures f = {.directory = directory};
     struct buf said = {0};
     struct err e;
@@ -174,7 +189,8 @@ static void the_body_of_a_create(void **state) {
     o.memory_mb = 512;
     struct json_object *body = cell_options_json(&o, &e);
     assert_string_equal(json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN),
-                        "{\"template\":\"python\",\"env\":{\"A\":\"b=c\"},\"metadata\":{},\"ttl_seconds\":60,\"limits\":{\"memory_mb\":512,\"cpus\":0.5}}");
+                        "{\"template\":\"python\",\"env\":{\"A\":\"b=c\"},\"metadata\":{},\"ttl_seconds\":60,"
+                        "\"limits\":{\"memory_mb\":512,\"cpus\":0.5}}");
     json_object_put(body);
     o.metadata.word[o.metadata.count++] = "nothing";
     assert_null(cell_options_json(&o, &e));
@@ -184,9 +200,13 @@ static void the_body_of_a_create(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_are_encoded),     cmocka_unit_test(places),
-                                       cmocka_unit_test(addresses),             cmocka_unit_test(base64),                cmocka_unit_test(whole_characters),
-                                       cmocka_unit_test(pictures_become_files), cmocka_unit_test(a_pid_file_names_one_process),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(paths_are_encoded),
+                                       cmocka_unit_test(places),
+                                       cmocka_unit_test(addresses),
+                                       cmocka_unit_test(base64),
+                                       cmocka_unit_test(whole_characters),
+                                       cmocka_unit_test(pictures_become_files),
+                                       cmocka_unit_test(a_pid_file_names_one_process),
                                        cmocka_unit_test(the_body_of_a_create)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,7 +26,7 @@ WARM_ONCE = (
     b"import sys as _cella\nif 'pandas' in _cella.modules: _cella = _cella.modules['pandas'].DataFrame({'a': [1]})\n_cella",
     b"import sys as _cella\nif 'matplotlib.pyplot' in _cella.modules: _cella.modules['matplotlib.pyplot'].plot([0, 1])",
 )
-REHEARSAL = b"1 + 1"
+REHEARSAL = b"None"
 
 
 class _Sink:
@@ -62,28 +62,32 @@ class Executor:
     def warm_up(self):
         """In the template: run what most executions run. The first time of many things is slow (imports, caches,
         fonts), and CPython rewrites code while it is new: both cost every copy time and pages of its own."""
+        ns = self.shell.user_ns
+        names = set(ns)
         self._play(WARM * 40 + WARM_ONCE)
+        for name in set(ns) - names:
+            del ns[name]
 
     def rehearse(self):
         """In a fresh copy that nobody waits for yet: write to the pages that every execution writes to. Each is copied at
         its first write, and the first execution would wait for some 350 of them (1 to 2 ms)."""
         self._play((REHEARSAL,))
+        for name in ("_1", "_i1"):  # by name: looking through all of them would write to their pages
+            self.shell.user_ns.pop(name, None)
 
     def _play(self, sources):
+        """Run these and forget that they ran; the names they made stay the caller's to delete."""
         real, self.stream = self.stream, _Sink()
-        names = set(self.shell.user_ns)
         try:
             for source in sources:
                 self.run(0, 0, source)
         finally:
             self.stream = real
-            self._forget(names)
+            self._forget()
 
-    def _forget(self, names):
+    def _forget(self):
         """Nothing ran yet: as the first user finds it."""
         shell, ns = self.shell, self.shell.user_ns
-        for name in set(ns) - names:
-            del ns[name]
         hook = shell.displayhook
         hook._ = hook.__ = hook.___ = ns["_"] = ns["__"] = ns["___"] = ""
         ns["_i"] = ns["_ii"] = ns["_iii"] = ""

@@ -3,7 +3,6 @@ import builtins
 import importlib
 import os
 import site
-import socket
 import sys
 
 import IPython.core.interactiveshell as interactiveshell

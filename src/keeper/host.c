@@ -26,6 +26,10 @@
 #include "jail/seccomp_policy.h"
 #include "keeper/arch.h"
 
+#ifndef SYS_mseal
+#define SYS_mseal 462 /* Linux 6.10 */
+#endif
+
 struct host host = {.dev_fd = -1, .guest_fd = -1, .stub_fd = -1};
 
 int host_layer_off(const char *name) {
@@ -140,6 +144,7 @@ int host_open(const char *state, const char *contexts, const char *guest, struct
     if (make_devices(e) || seccomp_policy_build(&host.filter, e)) return -1;
     host.landlock_abi = landlock_policy_abi();
     if (host.landlock_abi) host.features |= KEEPER_HAS_LANDLOCK;
+    if (!syscall(SYS_mseal, NULL, 0, 0)) host.features |= KEEPER_HAS_MSEAL; /* of nothing: tells whether the call is there */
     raise_common_limits();
     return 0;
 }
@@ -152,7 +157,15 @@ int host_settle(struct err *e) {
 
 void child_signals(void) {
     sigset_t none;
-    for (int signo = 1; signo < NSIG; signo++) (void)signal(signo, SIG_DFL); /* an ignored one would stay ignored across exec */
+    /* An ignored one would stay ignored across exec. By the system call itself: the C library keeps 32 and 33 from its callers, and some
+     * programs start others with these two ignored. */
+    struct {
+        void *handler;
+        unsigned long flags;
+        void *restorer;
+        uint64_t mask;
+    } standard = {0};
+    for (int signo = 1; signo <= 64; signo++) (void)syscall(SYS_rt_sigaction, signo, &standard, NULL, sizeof standard.mask);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -31,10 +31,10 @@ def test_nothing_is_left(ring: Ring) -> None:
     assert ring.keeper and ring.daemon
     held(ring.keeper.poll() is None and ring.daemon.poll() is None and ring.healthy(), "a program died")
 
-    # what stays: the pools (two filled cells: guest, sentinel, context; two empty ones: guest) and a warm interpreter per language
+    # what stays: the pools (two filled cells: guest, sentinel, context; two empty ones: guest), and per language a warm interpreter and two copies of it
     def strangers() -> List[Optional[str]]:
         found = [proc.command(p) for p in proc.children(ring.keeper_pid)]
-        return found if len(found) > 2 * 3 + 2 + 2 else []
+        return found if len(found) > 2 * 3 + 2 + 2 * 3 else []
 
     for _ in range(100):
         if not strangers():

@@ -56,7 +56,7 @@ static _Noreturn void run_guest(int fd, enum guest_mode mode, const char *root, 
     if (mode == GUEST_IN_CELL) cell_enter(root);
     char *argv[] = {"cella-guest", NULL};
     /* The keeper passes nothing. Leak checking needs a dumpable process, which the guest is not. */
-    char *envp[] = {MEMORY_SCALE > 1 ? "ASAN_OPTIONS=detect_leaks=0" : NULL, NULL};
+    char *envp[] = {MEMORY_SCALE > 1 ? "ASAN_OPTIONS=detect_leaks=0:disable_coredump=0" : NULL, NULL};
     fexecve(binary, argv, envp);
     _exit(98);
 }

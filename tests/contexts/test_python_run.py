@@ -340,9 +340,11 @@ def test_time_zone(py):
 
 
 def test_pip_without_network_says_so_at_once(py):
-    py.run("import socket; real = socket.if_nameindex; socket.if_nameindex = lambda: [(1, 'lo')]")
+    """In an empty network namespace, as a cell has it (the ring runs as root)."""
+    py.run("import ctypes, os\nlibc = ctypes.CDLL(None)\nhome = os.open('/proc/self/ns/net', os.O_RDONLY)\n"
+           "assert libc.unshare(0x40000000) == 0")  # fmt: skip
     e = py.run("%pip install nosuchpackage")
-    py.run("socket.if_nameindex = real")
+    assert py.run("libc.setns(home, 0)").text == "0"
     assert e.error["name"] == "UsageError" and "no network" in e.error["value"]
 
 

@@ -9,7 +9,8 @@ import pytest
 from cella import ConflictError, Execution, Sandbox
 from support.wait import until
 
-READY = "print('ready', flush=True)\n"
+SAY = "print('ready', flush=True)"  # inside a try where the signal must not come before it
+READY = SAY + "\n"
 
 
 class Running:
@@ -24,7 +25,7 @@ class Running:
 
     def _run(self, box: Sandbox, code: str, options: Dict[str, object]) -> None:
         try:
-            self._result["value"] = box.run_code(READY + code, on_stdout=lambda t: self._printed.set(), **options)  # type: ignore[arg-type]
+            self._result["value"] = box.run_code(code if SAY in code else READY + code, on_stdout=lambda t: self._printed.set(), **options)  # type: ignore[arg-type]
         except BaseException as e:
             self._result["raised"] = e
         finally:
@@ -70,7 +71,7 @@ def test_interrupting_nothing_is_a_conflict(box: Sandbox) -> None:
 
 
 def test_code_may_catch_the_interrupt(box: Sandbox) -> None:
-    running = Running(box, "import time\ntry:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    print('cleaned up')\n'survived'")
+    running = Running(box, f"import time\ntry:\n    {SAY}\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    print('cleaned up')\n'survived'")
     box.interrupt()
     run = running.result()
     assert "cleaned up" in run.stdout
@@ -79,7 +80,7 @@ def test_code_may_catch_the_interrupt(box: Sandbox) -> None:
 
 HOLDS_GIL = "import ctypes\nctypes.PyDLL(None).sleep(300)"
 IGNORES = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: time.sleep(0.05)"
-SWALLOWS = "import time\nwhile True:\n    try:\n        time.sleep(300)\n    except KeyboardInterrupt:\n        pass"
+SWALLOWS = f"import time\nwhile True:\n    try:\n        {SAY}\n        time.sleep(300)\n    except KeyboardInterrupt:\n        pass"
 
 
 @pytest.mark.parametrize("code", [HOLDS_GIL, IGNORES, SWALLOWS], ids=["C code that holds the GIL", "SIGINT ignored", "swallowed"])
@@ -185,7 +186,7 @@ def test_executions_of_a_context_follow_each_other(box: Sandbox) -> None:
 
 
 def test_a_client_that_hangs_up_interrupts_its_code(box: Sandbox) -> None:
-    stream = box.run_code_stream(READY + "import time\ntry:\n    time.sleep(300)\nfinally:\n    open('ended', 'w').close()")
+    stream = box.run_code_stream(f"import time\ntry:\n    {SAY}\n    time.sleep(300)\nfinally:\n    open('ended', 'w').close()")
     for event in stream:
         if event.type == "stdout":
             break

@@ -123,8 +123,8 @@ static void put_environment(struct context_link *l, uint16_t type, struct json_o
 
 void context_attach(struct context *x, const struct context_ends *ends, bool taken_over) {
     struct cell *c = x->cell;
-    x->link =
-        context_link_open(c->world->config.loop, ends, &(struct context_link_events){on_output, on_frame, on_end, x});
+    x->link = context_link_open(c->world->config.loop, ends, &(struct context_link_events){on_output, on_frame, on_end, x},
+                                &c->unfinished);
     x->state = CONTEXT_LIVE;
     x->ready = taken_over;
     x->dying = false;

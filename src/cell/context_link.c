@@ -26,6 +26,7 @@ struct context_link {
     struct seqpacket *control;
     struct pipe_end pipes[2];
     struct buf join;
+    size_t *unfinished; /* of the whole cell; this link's part is join.len */
     uint16_t join_type;
     uint32_t join_execution;
     int busy; /* callbacks on the stack: the memory stays until they are back */
@@ -123,12 +124,18 @@ static void on_frame(struct context_link *l, const struct frame *f) {
         finish(l, "it sent a message that is too long");
         return;
     }
+    if (*l->unfinished + f->length > CONTEXT_UNFINISHED_MAX) {
+        finish(l, "the contexts of this sandbox have too much unfinished at once");
+        return;
+    }
     l->join_type = f->type;
     l->join_execution = f->channel;
     buf_append(&l->join, f->payload, f->length);
+    *l->unfinished += f->length;
     if (more) return;
     struct buf whole = l->join;
     l->join = (struct buf){0};
+    *l->unfinished -= whole.len;
     on_json(l, f->type, flags, f->channel, whole.data, whole.len);
     buf_free(&whole);
 }
@@ -160,10 +167,11 @@ static void refresh(struct context_link *l) {
 }
 
 struct context_link *context_link_open(uv_loop_t *loop, const struct context_ends *ends,
-                                       const struct context_link_events *events) {
+                                       const struct context_link_events *events, size_t *unfinished) {
     struct context_link *l = calloc(1, sizeof *l);
     if (!l) abort();
     l->events = *events;
+    l->unfinished = unfinished;
     l->control = seqpacket_open(loop, ends->control_fd, &(struct seqpacket_events){on_packet, on_stream_end, NULL, l});
     for (int i = 0; i < 2; i++) {
         struct pipe_end *p = &l->pipes[i];
@@ -178,6 +186,8 @@ void context_link_close(struct context_link *l) {
     if (l->closed) return;
     l->closed = true;
     l->busy++;
+    *l->unfinished -= l->join.len; /* now: the cell may be gone when the memory goes */
+    buf_free(&l->join);
     seqpacket_close(l->control);
     for (int i = 0; i < 2; i++)
         if (l->pipes[i].poller) pipe_ended(&l->pipes[i]);

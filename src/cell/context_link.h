@@ -24,9 +24,12 @@ struct context_link_events {
     void *arg;
 };
 
-/* Takes the three descriptors. */
+/* Bytes of unfinished messages that all contexts of a cell together may make the daemon hold: two of the largest. */
+#define CONTEXT_UNFINISHED_MAX (64u << 20)
+
+/* Takes the three descriptors. *unfinished: what the cell's links hold together; outlives the link. */
 struct context_link *context_link_open(uv_loop_t *loop, const struct context_ends *,
-                                       const struct context_link_events *);
+                                       const struct context_link_events *, size_t *unfinished);
 void context_link_close(struct context_link *); /* no more callbacks */
 /* Put one message into the packet that is being made (at most one link at a time), and send what was put. */
 void context_link_put(struct context_link *, uint16_t type, uint16_t flags, uint32_t execution, const void *payload,

@@ -69,6 +69,7 @@ struct cell {
     struct driver_cell *driver; /* NULL once gone */
     struct guest_link *guest;
     struct context *contexts[DRIVER_SLOTS];
+    size_t unfinished; /* bytes that their links hold (context_link.h) */
     struct proc *procs; /* newest first */
     size_t proc_count, transfers;
     struct json_object *env, *metadata;

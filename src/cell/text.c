@@ -118,7 +118,8 @@ static bool few_values(const char *p, size_t n, size_t max) {
 struct json_object *text_parse_object(const void *bytes, size_t n, size_t max_values) {
     static struct json_tokener *tokener; /* kept: making one costs more than most documents */
     if (n >= INT_MAX || !few_values(bytes, n, max_values)) return NULL;
-    if (!tokener && !(tokener = json_tokener_new())) return NULL;
+    /* deeper than what people display (the library's own bound is 32), shallow enough for recursion */
+    if (!tokener && !(tokener = json_tokener_new_ex(512))) return NULL;
     json_tokener_reset(tokener);
     json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
     struct json_object *o = json_tokener_parse_ex(tokener, bytes, (int)n);

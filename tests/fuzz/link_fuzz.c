@@ -142,6 +142,8 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     int pair[2], out[2] = {-1, -1}, err[2] = {-1, -1};
     if (!ready) ready = uv_loop_init(&loop) == 0;
     if (size < 1) return 0;
+    static size_t unfinished;
+    if (unfinished) abort(); /* the link before this one gave all of it back */
     mode = data[0];
     ends = 0;
     closed = false;
@@ -151,7 +153,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     if (mode & CONTEXT) {
         if (pipe2(out, O_NONBLOCK | O_CLOEXEC) < 0 || pipe2(err, O_NONBLOCK | O_CLOEXEC) < 0) abort();
         context = context_link_open(&loop, &(struct context_ends){pair[0], out[0], err[0]},
-                                    &(struct context_link_events){on_output, on_frame, on_context_end, NULL});
+                                    &(struct context_link_events){on_output, on_frame, on_context_end, NULL}, &unfinished);
     } else
         open_guest(pair[0]);
     size_t at = 1;

@@ -30,3 +30,18 @@ bool flag_of(struct request *rq, const char *name, bool *out) {
     reply_err(rq, &e);
     return false;
 }
+
+struct json_object *path_operation(struct request *rq, const char *op, const char *fallback) {
+    struct err e;
+    const char *path = request_query(rq, "path");
+    if (!path || !*path) path = fallback;
+    if (!path) {
+        err_set(&e, ERR_INVALID, "the query field \"path\" is missing");
+        reply_err(rq, &e);
+        return NULL;
+    }
+    struct json_object *body = json_object_new_object();
+    json_set_text(body, "op", op);
+    json_set_text(body, "path", path);
+    return body;
+}

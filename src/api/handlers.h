@@ -92,3 +92,5 @@ void answer_created(void *rq, struct err *, struct json_object *borrowed);
 void answer_empty(void *rq, struct err *);
 /* A query flag; replies invalid_request and returns false when it is neither true nor false. */
 bool flag_of(struct request *, const char *name, bool *out);
+/* What the guest is asked about ?path= (fallback when it is missing): {"op": op, "path": …}, a new reference; NULL after a reply. */
+struct json_object *path_operation(struct request *rq, const char *op, const char *fallback);

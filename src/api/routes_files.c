@@ -6,22 +6,6 @@
 #include "api/handlers.h"
 #include "cell/files.h"
 
-/* {"op": op, "path": ?path=} or NULL after a reply. */
-static struct json_object *operation(struct request *rq, const char *op, const char *fallback) {
-    struct err e;
-    const char *path = request_query(rq, "path");
-    if (!path || !*path) path = fallback;
-    if (!path) {
-        err_set(&e, ERR_INVALID, "the query field \"path\" is missing");
-        reply_err(rq, &e);
-        return NULL;
-    }
-    struct json_object *body = json_object_new_object();
-    json_set_text(body, "op", op);
-    json_set_text(body, "path", path);
-    return body;
-}
-
 static void call(struct request *rq, struct json_object *taken, cell_json_cb done) {
     files_call(rq->cell, taken, done, request_hold(rq));
     json_object_put(taken);
@@ -57,21 +41,21 @@ void handle_fs_dir(struct request *rq) {
         reply_err(rq, &e);
         return;
     }
-    struct json_object *op = operation(rq, "list", "/workspace");
+    struct json_object *op = path_operation(rq, "list", "/workspace");
     if (!op) return;
     json_set_int(op, "depth", depth);
     call(rq, op, listed);
 }
 
 void handle_fs_stat(struct request *rq) {
-    struct json_object *op = operation(rq, "stat", NULL);
+    struct json_object *op = path_operation(rq, "stat", NULL);
     if (op) call(rq, op, statted);
 }
 
 void handle_fs_delete(struct request *rq) {
     bool recursive;
     if (!flag_of(rq, "recursive", &recursive)) return;
-    struct json_object *op = operation(rq, "remove", NULL);
+    struct json_object *op = path_operation(rq, "remove", NULL);
     if (!op) return;
     json_set_flag(op, "recursive", recursive);
     call(rq, op, done_empty);

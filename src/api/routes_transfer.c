@@ -100,21 +100,6 @@ static void early_gone(void *arg) {
     carry_free(c);
 }
 
-static struct json_object *operation(struct request *rq, const char *op, const char *fallback) {
-    struct err e;
-    const char *path = request_query(rq, "path");
-    if (!path || !*path) path = fallback;
-    if (!path) {
-        err_set(&e, ERR_INVALID, "the query field \"path\" is missing");
-        reply_err(rq, &e);
-        return NULL;
-    }
-    struct json_object *body = json_object_new_object();
-    json_set_text(body, "op", op);
-    json_set_text(body, "path", path);
-    return body;
-}
-
 static void download(struct request *rq, struct json_object *taken, bool archive, const char *content_type) {
     struct err e;
     struct carry *c = carry_new(rq, archive, content_type);
@@ -136,7 +121,7 @@ void handle_fs_get(struct request *rq) {
         reply_err(rq, &e);
         return;
     }
-    struct json_object *op = operation(rq, "read", NULL);
+    struct json_object *op = path_operation(rq, "read", NULL);
     if (!op) return;
     bool part = offset || length >= 0;
     if (offset) json_set_int(op, "offset", offset);
@@ -146,7 +131,7 @@ void handle_fs_get(struct request *rq) {
 }
 
 void handle_tar_get(struct request *rq) {
-    struct json_object *op = operation(rq, "tar_get", "/workspace");
+    struct json_object *op = path_operation(rq, "tar_get", "/workspace");
     if (op) download(rq, op, true, "application/x-tar");
 }
 
@@ -216,7 +201,7 @@ void handle_fs_put(struct request *rq) {
         reply_err(rq, &e);
         return;
     }
-    struct json_object *op = operation(rq, "write", NULL);
+    struct json_object *op = path_operation(rq, "write", NULL);
     if (!op) return;
     if (mode >= 0) json_set_int(op, "mode", mode);
     json_set_flag(op, "append", append);
@@ -225,7 +210,7 @@ void handle_fs_put(struct request *rq) {
 }
 
 void handle_tar_put(struct request *rq) {
-    struct json_object *op = operation(rq, "tar_put", "/workspace");
+    struct json_object *op = path_operation(rq, "tar_put", "/workspace");
     if (!op) return;
     set_parents(rq, op);
     upload(rq, op);

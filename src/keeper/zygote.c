@@ -229,7 +229,6 @@ int zygote_settle(struct zygote *z, struct err *e) {
         return -1;
     }
     z->ready = true;
-    (void)snprintf(z->image.cwd, sizeof z->image.cwd, "/");
     log_info("zygote %s of template %.12s ready after %lld ms", z->language == KEEPER_PYTHON ? "python" : "shell", z->template_id,
              (long long)(monotonic_us() - z->started_us) / 1000);
     return 0;

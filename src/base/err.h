@@ -26,6 +26,7 @@ struct err {
 #define ERR_TIMEOUT_REQUEST "request_timeout" /* 408: the client was too slow */
 #define ERR_CONFLICT "conflict"            /* 409: wrong state for this request */
 #define ERR_EXISTS "already_exists"        /* 409 */
+#define ERR_IMAGE "image_refused"          /* 409: damaged, foreign, or of another template, format or processor */
 #define ERR_GONE "gone"                    /* 410: the cell ended; the text says why */
 #define ERR_TOO_LARGE "too_large"          /* 413 */
 #define ERR_IS_DIRECTORY "is_a_directory"  /* 400 */

@@ -48,7 +48,9 @@ struct world {
     bool closing;
 };
 
-enum cell_status { CELL_RUNNING, CELL_PAUSING, CELL_PAUSED, CELL_ENDING, CELL_ENDED };
+/* FREEZING: being written to its Space, stopped. FROZEN: only the image exists; driver, guest and links are NULL, contexts are FROZEN. WAKING:
+ * being made from the image. */
+enum cell_status { CELL_RUNNING, CELL_PAUSING, CELL_PAUSED, CELL_FREEZING, CELL_FROZEN, CELL_WAKING, CELL_ENDING, CELL_ENDED };
 
 struct cell_waiter { /* somebody who waits for the end of a delete */
     struct cell_waiter *next;
@@ -68,6 +70,11 @@ struct cell {
     char reason[64];            /* why it ended */
     struct driver_cell *driver; /* NULL once gone */
     struct guest_link *guest;
+    char parent_id[CELL_ID_MAX], root_id[CELL_ID_MAX]; /* branches: "" for one that was not forked; root of its tree (itself) */
+    bool persistent, freeze_on_timeout; /* freeze_on_timeout: an idle timeout or ttl freezes instead of deleting */
+    char space_id[CELL_ID_MAX + 4];     /* "space_" + the id's hex; "" when not persistent */
+    char image_id[CELL_ID_MAX];         /* the Space's newest image ("img_" + 32 hex); "" before the first freeze */
+    int64_t frozen_at_ms;               /* wall clock of that image */
     struct context *contexts[DRIVER_SLOTS];
     size_t unfinished; /* bytes that their links hold (context_link.h) */
     struct proc *procs; /* newest first */
@@ -86,7 +93,7 @@ struct cell {
     struct cell_waiter *waiters;
 };
 
-enum context_state { CONTEXT_MAKING, CONTEXT_LIVE, CONTEXT_LOST };
+enum context_state { CONTEXT_MAKING, CONTEXT_LIVE, CONTEXT_LOST, CONTEXT_FROZEN };
 
 struct context {
     struct cell *cell;

@@ -64,7 +64,29 @@ struct driver_created {
     const char *from;           /* "filled", "empty" or "made": which pool it came out of */
 };
 
+/* A new cell with everything of another: a child of a fork, or what an image held. The receiver owns the descriptors.
+ * ends[i].control_fd < 0: slot empty. Its contexts are what they were: one that computed still computes. */
+struct driver_copy {
+    struct driver_cell *cell;
+    int guest_fd;
+    struct context_ends ends[DRIVER_SLOTS];
+    /* What it does not have of its original: array of {"kind": "socket|pipe|file|device|mapping|process|timer", "context_slot": n or null, "fd": n or
+     * null, "pid": n or null, "text": "…"}. Borrowed. */
+    struct json_object *not_carried;
+};
+
+struct driver_image { /* what freeze() wrote */
+    uint64_t memory_bytes, disk_bytes; /* on the disk: pages that differ from the template's, files of the layer */
+    uint64_t frozen_us;                /* how long the cell stood still */
+    struct json_object *not_carried;   /* as above, borrowed */
+};
+
 typedef void (*driver_done)(void *arg, struct err *);
+/* Once for each child of a fork, in any order; e: this one could not be made. */
+typedef void (*driver_child_done)(void *arg, unsigned index, struct err *e, const struct driver_copy *);
+typedef void (*driver_fork_done)(void *arg, struct err *, uint64_t frozen_us); /* last, after every child's */
+typedef void (*driver_copy_done)(void *arg, struct err *, const struct driver_copy *);
+typedef void (*driver_image_done)(void *arg, struct err *, const struct driver_image *);
 typedef void (*driver_create_done)(void *arg, struct err *, const struct driver_created *);
 typedef void (*driver_context_done)(void *arg, struct err *, const struct context_ends *);
 typedef void (*driver_stats_done)(void *arg, struct err *, const struct cell_stats *);
@@ -92,6 +114,31 @@ struct driver_ops {
     /* Kill everything and give back memory and disk. The callback comes when nothing is left. */
     void (*destroy)(struct driver_cell *, driver_done, void *arg);
     const char *(*id)(const struct driver_cell *); /* "sbx_…", as long as the cell lives */
+
+    /* ---- branches. One operation in four shapes: a copy of a cell, made of memory, of a file, or taking another's place. ---- */
+    /* n copies of the cell at one instant, each with a new id; it goes on. Children have its limits. When nothing could be copied at all
+     * `each` is not called and `done` has the error. */
+    void (*fork)(struct driver_cell *, unsigned n, driver_child_done each, driver_fork_done done, void *arg);
+    /* Write the cell at this instant as image `image_id` ("img_" + 32 hex). dir: an existing empty directory of the daemon, for what the driver
+     * keeps in files; the caller syncs and renames it. hold: the cell stays stopped until destroy() or release(), so that nothing
+     * happens in it that the image does not know. The callback comes when everything is on the disk. Nothing is left after a failure. */
+    void (*freeze)(struct driver_cell *, const char *image_id, const char *dir, bool hold, driver_image_done, void *arg);
+    void (*release)(struct driver_cell *, driver_done, void *arg); /* a held cell goes on */
+    /* A cell from an image, any number of times. cell_id: what it is called (free at the moment), NULL: a new id. limits: NULL: those of the
+     * original. Refuses an image that is damaged, not of this installation, of another template, format or processor: code
+     * "image_refused", with a hint. */
+    void (*thaw)(struct driver *, const char *image_id, const char *dir, const char *cell_id, const struct cell_limits *limits,
+                 driver_copy_done, void *arg);
+    /* Forget what the driver keeps of an image besides its directory (which the caller removes afterwards). Not there: success. */
+    void (*image_drop)(struct driver *, const char *image_id, driver_done, void *arg);
+    /* Forget every image that is not in keep[n]: what a crash left behind. */
+    void (*images_keep)(struct driver *, const char *const *keep, size_t n, driver_done, void *arg);
+    /* The cell is called id from now on; the cell that had this id ends (no on_cell_gone for it; its driver_cell is invalid
+     * when the callback comes). One step: after a crash it either happened or did not, see incarnation. */
+    void (*rename)(struct driver_cell *, const char *id, driver_done, void *arg);
+    /* Tells this cell from every other one that has or had its id, also across restarts of the daemon; 0 is none. */
+    uint64_t (*incarnation)(const struct driver_cell *);
+
     /* Pools, counters, reasons of degradation: for /metrics and doctor. New reference. */
     struct json_object *(*report)(struct driver *);
     /* Let go of the cells (they live on) and free the driver. */

@@ -19,7 +19,6 @@
 #define FREEZE_MS 1000
 
 static struct capture captures[CAPTURES_MAX];
-static uint32_t next_serial = 1;
 
 struct capture *capture_find(uint32_t serial) {
     for (size_t i = 0; i < CAPTURES_MAX; i++)
@@ -53,15 +52,16 @@ static int freeze_and_copy(struct capture *k, const struct cell *c, struct err *
     return 0;
 }
 
-struct capture *capture_cell(const struct cell *c, struct err *e) {
+struct capture *capture_cell(const struct cell *c, uint32_t serial, struct err *e) {
     struct capture *k = NULL;
     /* A process of the cell that shares the context's memory (CLONE_VM) runs on while its threads stand. Where the stub is not sealed it could
      * put other code or a shared table in its place, and S runs there as the owner of all cells. */
     if (!(host.features & KEEPER_HAS_MSEAL)) return err_set(e, ERR_UNSUPPORTED, "copies of a running cell need mseal (Linux 6.10)"), NULL;
     for (size_t i = 0; i < CAPTURES_MAX && !k; i++)
         if (!captures[i].used) k = &captures[i];
+    if (!serial || capture_find(serial)) return err_set(e, ERR_INVALID, "the number of a capture is 0 or in use"), NULL;
     if (!k) return err_set(e, ERR_LIMIT, "%d forks are under way", CAPTURES_MAX), NULL;
-    *k = (struct capture){.used = true, .serial = next_serial++, .limits = c->limits};
+    *k = (struct capture){.used = true, .serial = serial, .limits = c->limits};
     memcpy(k->template_id, c->template_id, sizeof k->template_id);
     id_make(k->layer, "sbx_");
     if (layer_flush(c->id, e)) return k->used = false, NULL; /* before the freeze, so that the snapshot has little to write */

@@ -22,8 +22,8 @@ struct capture {
     uint64_t frozen_us; /* how long the contexts stood still */
 };
 
-/* Stop the cell's contexts, copy them and the layer, let them go on. NULL with *e; the cell is unharmed. */
-struct capture *capture_cell(const struct cell *, struct err *);
+/* Stop the cell's contexts, copy them and the layer, let them go on. serial: what it is called from now on. NULL with *e; the cell is unharmed. */
+struct capture *capture_cell(const struct cell *, uint32_t serial, struct err *);
 struct capture *capture_find(uint32_t serial);
 /* A new cell with everything of the capture in it. NULL with *e, then nothing is left of it. */
 struct cell *capture_make_cell(struct capture *, const char *id, struct err *);

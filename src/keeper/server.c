@@ -157,8 +157,7 @@ static void do_capture(const struct keeper_request *q) {
     struct keeper_reply r = reply_to(q);
     struct err e;
     struct cell *c = wanted(q, &e);
-    struct capture *k = c ? capture_cell(c, &e) : NULL;
-    r.capture = k ? k->serial : 0;
+    struct capture *k = c ? capture_cell(c, q->capture, &e) : NULL;
     r.frozen_us = k ? (uint32_t)k->frozen_us : 0;
     answer(&r, k ? 0 : -1, &e, NULL, 0);
 }

@@ -25,6 +25,23 @@ int store_cell_ended(struct store *, const char *id, char *reason, size_t reason
 int store_execution_put(struct store *, const char *id, const char *cell_id, const char *json, struct err *);
 int store_execution_each(struct store *, const char *cell_id, int (*row)(void *arg, const char *id, const char *json), void *arg, struct err *);
 
+/* images: snapshots and frozen Spaces. A row is written after everything of the image is on the disk, and deleted before any of it goes: an
+ * image without a row is garbage, a row without an image is damage. synchronous: these commits survive a power cut. */
+int store_image_put(struct store *, const char *id, const char *cell_id, const char *json, struct err *);
+int store_image_get(struct store *, const char *id, char **json); /* 1 found (the caller frees), 0 not */
+int store_image_delete(struct store *, const char *id, struct err *);
+int store_image_each(struct store *, int (*row)(void *arg, const char *id, const char *json), void *arg, struct err *); /* oldest first */
+
+/* branches: who was forked from whom; outlives the cells (bounded: ended ones beyond 10,000 go, oldest first) */
+int store_branch_put(struct store *, const char *id, const char *root_id, const char *json, struct err *);
+int store_branch_each(struct store *, const char *root_id, int (*row)(void *arg, const char *id, const char *json), void *arg, struct err *);
+int store_branch_get(struct store *, const char *id, char **json); /* 1 found (the caller frees), 0 not */
+
+/* journal: operations that take more than one step. A row is written before the first and removed after the last. */
+int store_journal_put(struct store *, const char *id, const char *json, struct err *);
+int store_journal_delete(struct store *, const char *id, struct err *);
+int store_journal_each(struct store *, int (*row)(void *arg, const char *id, const char *json), void *arg, struct err *);
+
 /* events (bounded: the oldest beyond 100,000 go) */
 int store_event_add(struct store *, int64_t ts_ms, const char *cell_id, const char *json, struct err *);
 int store_event_each(struct store *, const char *cell_id_or_null, int tail, int (*row)(void *arg, const char *json), void *arg, struct err *);

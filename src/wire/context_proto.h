@@ -24,6 +24,9 @@
 /* Below 64, the size of a fresh descriptor table: a higher number would make the kernel grow a table that a sentinel shares, which waits
  * for an RCU grace period (5 to 12 ms of a create, measured). */
 #define CONTEXT_FD 60
+/* Sent to a copied context's process before its first instruction: entropy is taken anew between two bytecodes of whatever it computes. Its
+ * default action is to be ignored, so that a program that reset it is not killed. */
+#define CONTEXT_FORKED_SIGNAL 23 /* SIGURG */
 #define CONTEXT_STREAM_MAX (1u << 20) /* default for output kept per stream and execution, bytes */
 #define CONTEXT_JSON_MAX (32u << 20)  /* bound on one joined DISPLAY/RESULT/ERROR payload, bytes */
 
@@ -35,6 +38,10 @@ enum context_frame {
     CONTEXT_INPUT_REPLY = 4, /* payload: one line without newline; FRAME_EOF: end of input (EOFError) */
     CONTEXT_HELLO = 5,       /* no payload: see "Taking over" */
     CONTEXT_CWD = 6,         /* payload: absolute path to chdir to, NUL-terminated (at creation of the context) */
+    CONTEXT_FORKED = 7,      /* JSON {"sandbox_id", "hostname"}: this is a copy of a live context, or one that comes back from an image: take new entropy
+                                before anything else (CONTEXT_FORKED_SIGNAL has come already; this is for a context that ignored it). No answer */
+    CONTEXT_INSPECT = 8,     /* like EXECUTE (number, DONE, interrupt), without code: names, types, values. JSON {"names": [..] or absent: all,
+                                "value_bytes": 200}. Answered by VARIABLES and DONE. Leaves no trace in the history and counts as no execution */
     /* context -> daemon; all payloads are JSON objects, UTF-8 */
     CONTEXT_READY = 32,         /* {"language": "python", "version": "3.11.2", "pid": 2} */
     CONTEXT_DISPLAY = 33,       /* {"data": {"text/plain": "...", "image/png": "<base64>"}, "metadata": {}} */
@@ -44,4 +51,6 @@ enum context_frame {
     CONTEXT_DONE = 37, /* {"status": "ok|error|interrupted|exit", "exit_code": 3 (with exit; shell: always),
                           "execution_count": 7} ; "exit" = SystemExit / shell exit: state is kept */
     CONTEXT_STATUS = 38, /* {"last": 7 (execution number, 0 = none)} */
+    CONTEXT_VARIABLES = 39, /* {"variables": [{"name", "type", "value": "short repr", "bytes": size or null, "digest": hex or null (equal digests:
+                                equal contents; null: cannot be told)}], "skipped": n} ; user's own names only */
 };

@@ -47,6 +47,10 @@
  *   ports        -                                              {"ports":[{"port","pid","address"}]}  (listening TCP;
  *                pid null: not found)
  *   disk         -                                              {"total_bytes","free_bytes"}  (statvfs of /)
+ *   changes      -                                              -                          what the cell's own layer holds, as JSON lines, sorted
+ *                by path: entry plus {"change": "added|changed|removed" (against the template), "inode", "ctime_ns", "mtime_ns"}. A directory that
+ *                was merely copied up is not told. END {"entries": n}
+ *   digest       paths:[..] (at most 1,000)                     {"digests":[hex SHA-256 of the contents, or null]}
  *
  * On channel 0 only, "user" without meaning, both answered on channel 0:
  *   environment  env:{}   replaces the cell's extra environment, which every later exec gets        END {}
@@ -79,6 +83,8 @@
 /* Descriptors the guest finds when it starts. */
 #define GUEST_FD_STREAM 3  /* the guest stream */
 #define GUEST_FD_SLOTS 200 /* receive end of the keeper's slot socket: never touched by the guest, see keeper/ferry.h */
+#define GUEST_FD_LAYER 202 /* directory: the upper layer of the cell's root, on a read-only mount */
+#define GUEST_FD_LOWER 203 /* directory: the template, the same */
 #define GUEST_FD_RULES 201 /* the cell's Landlock rule set, where the kernel has Landlock: the same */
 
 enum guest_frame {

@@ -10,8 +10,8 @@
 #pragma once
 #include <stdint.h>
 
-#define KEEPER_PROTO 1
-#define KEEPER_MAGIC 0x43454c01u /* "CEL", version 1 */
+#define KEEPER_PROTO 2
+#define KEEPER_MAGIC 0x43454c02u /* "CEL", version 2 */
 #define KEEPER_SLOTS 32          /* contexts of a cell */
 #define KEEPER_CELLS_MAX 8192
 #define KEEPER_ID 40             /* "sbx_" + 32 hex + NUL, padded */
@@ -30,15 +30,35 @@ enum keeper_op {
     KEEPER_CELL_STATS,   /* cell, serial -> stats */
     KEEPER_CONTEXT_MAKE, /* cell, serial, slot, language -> fds: control, stdout, stderr */
     KEEPER_CONTEXT_SIGNAL, /* cell, serial, slot, signo */
-    KEEPER_CAPTURE,      /* cell, serial -> capture, frozen_us: the cell at this instant, kept in memory; it goes on */
-    KEEPER_CAPTURE_MAKE, /* capture, id -> cell, serial, slots; fds as in KEEPER_EVENT_FOUND: a new cell with everything of it */
+    /* Copies of a living cell. A capture belongs to the connection: it goes with it. */
+    KEEPER_CAPTURE, /* cell, serial, capture (a number of the daemon's choice, not 0 and not in use), flags (KEEPER_HOLD) -> frozen_us, notes:
+                       the cell at this instant, kept in memory; it goes on. With KEEPER_HOLD its contexts stay stopped until KEEPER_CAPTURE_DROP */
+    KEEPER_CAPTURE_MAKE, /* capture, id, flags (KEEPER_LAST: the capture is used up, also by a failure) -> cell, serial, slots, notes; fds as in
+                            KEEPER_EVENT_FOUND: a new cell with everything of it */
     KEEPER_CAPTURE_DROP, /* capture */
+    KEEPER_CAPTURE_OPEN, /* capture, slot -> language, zygote; fds: memory (read only), pagemap, maps, state (wire/context_state.h, a memory file) */
+    KEEPER_ZYGOTE_OPEN,  /* template, language -> zygote; fds: memory (read only), pagemap, maps */
+    /* Kept layers: files of an image, below the keeper's state directory until they are dropped. Ids are "img_" + 32 hex. */
+    KEEPER_LAYER_KEEP, /* capture, id -> bytes: the capture's files under this id; the answer comes when they are on the disk */
+    KEEPER_LAYER_LIST, /* one KEEPER_EVENT_LAYER for each, then the answer */
+    KEEPER_LAYER_DROP, /* id */
+    /* A context put together from an image: a copy of the zygote, stopped in the cell with all its rights dropped, until KEEPER_THAW_RUN. A context
+     * that is not run before its cell or the connection ends is killed. */
+    KEEPER_THAW_BEGIN, /* cell, serial, slot, language; fd: state -> zygote; fds: control, stdout, stderr, memory (read and write), maps */
+    KEEPER_THAW_CALLS, /* cell, serial, slot; fd: a memory file with a struct keeper_calls; the keeper writes the results into it */
+    KEEPER_THAW_RUN,   /* cell, serial, slot -> notes: threads, descriptors, registers as the state says; then it runs */
+    KEEPER_CELL_RENAME, /* cell, serial, id: it has this id from now on, and the cell that had it until now is destroyed: one step, never half */
     /* events, keeper -> daemon */
     KEEPER_EVENT_FOUND = 100, /* cell, serial, id, template, slots (bit mask); fds: guest, then three for each bit, lowest first */
     KEEPER_EVENT_CONTEXT_EXIT, /* cell, serial, slot, fate, code */
     KEEPER_EVENT_CELL_GONE,    /* cell, serial, fate (KEEPER_FATE_KILLED or _OOM) */
     KEEPER_EVENT_ZYGOTE_GONE,  /* template, language: it will be baked again when needed */
+    KEEPER_EVENT_LAYER,        /* id, bytes */
 };
+
+/* keeper_request.flags */
+#define KEEPER_HOLD 0x1u
+#define KEEPER_LAST 0x2u
 
 enum keeper_language { KEEPER_NONE = 0, KEEPER_PYTHON = 1, KEEPER_SHELL = 2, KEEPER_LANGUAGES };
 enum keeper_fate { KEEPER_FATE_EXITED = 0, KEEPER_FATE_KILLED = 1, KEEPER_FATE_OOM = 2 };
@@ -75,13 +95,12 @@ struct keeper_request {
     uint32_t cell, serial;
     uint32_t slot, language;
     int32_t signo;
-    union {
-        uint32_t on;
-        uint32_t capture;
-    };
+    uint32_t on;
+    uint32_t capture, flags;
     struct keeper_limits limits;
     char id[KEEPER_ID];
     char template_id[KEEPER_TEMPLATE];
+    char layer[KEEPER_ID]; /* KEEPER_CELL_MAKE: the cell starts with the files of this kept layer; "": with none */
 };
 
 struct keeper_reply {
@@ -93,9 +112,11 @@ struct keeper_reply {
     uint32_t fate, language;
     int32_t code;
     uint32_t cold;
-    uint32_t capture;
+    uint32_t notes;  /* entries of struct keeper_note; a memory file with them is the last descriptor when there are any */
+    uint64_t zygote; /* which warm interpreter the memory descends from, a number never used again; 0: one that is gone */
     union {
         uint32_t frozen_us; /* KEEPER_CAPTURE */
+        uint64_t bytes;     /* KEEPER_LAYER_KEEP, KEEPER_EVENT_LAYER */
         struct keeper_stats stats;
         struct keeper_report report;
         char text[KEEPER_TEXT];
@@ -104,6 +125,42 @@ struct keeper_reply {
     char template_id[KEEPER_TEMPLATE];
 };
 
-#define KEEPER_FDS_MAX (1 + 3 * KEEPER_SLOTS)
-_Static_assert(sizeof(struct keeper_request) == 184, "the request is part of the protocol");
-_Static_assert(sizeof(struct keeper_reply) == 424, "the reply is part of the protocol");
+/* What a copy of a cell does not have of its original, or has as something else. */
+enum keeper_note_kind {
+    KEEPER_NOTE_SOCKET = 1, /* a connection: the descriptor is closed in the copy */
+    KEEPER_NOTE_PIPE,       /* a pipe whose other end is outside: closed */
+    KEEPER_NOTE_FILE,       /* a file that could not be opened again at its path: closed */
+    KEEPER_NOTE_DEVICE,     /* something else that has no copy (inotify, a terminal, …): closed */
+    KEEPER_NOTE_MAPPING,    /* memory shared with others: the copy has a memory of its own with the same contents */
+    KEEPER_NOTE_PROCESS,    /* a process other than a context: not there */
+    KEEPER_NOTE_TIMER,      /* a timer of the process that could not be set again */
+};
+struct keeper_note {
+    uint32_t kind, slot; /* slot: KEEPER_SLOTS when it belongs to no context */
+    int32_t fd;          /* descriptor in the context, or -1 */
+    uint32_t pid;        /* of a process, as seen in the cell */
+    char text[112];      /* path, name of the process, kind of device; NUL-terminated, bytes of the cell's choice */
+};
+#define KEEPER_NOTES_MAX 256 /* further ones are counted in one last note */
+
+/* Calls for KEEPER_THAW_CALLS. The keeper takes only these: munmap mmap mprotect madvise brk openat2 close mremap (all with the rights
+ * of the cell's user). Pointers point into the scratch area at `scratch`, whose bytes follow the calls. A result that is an error
+ * stops the table unless `ignore` is set; the reply tells the first such error. */
+struct keeper_one_call {
+    uint64_t nr, arg[6];
+    int64_t ret;
+    uint64_t ignore;
+};
+#define KEEPER_CALLS_MAX 160
+#define KEEPER_SCRATCH_MAX 8192
+struct keeper_calls {
+    uint32_t count, scratch_bytes;
+    struct keeper_one_call call[KEEPER_CALLS_MAX];
+    uint8_t scratch[KEEPER_SCRATCH_MAX];
+};
+#define KEEPER_SCRATCH_ADDRESS 0x200000004000ul /* where scratch lies in the context */
+
+#define KEEPER_FDS_MAX (2 + 3 * KEEPER_SLOTS)
+_Static_assert(sizeof(struct keeper_request) == 232, "the request is part of the protocol");
+_Static_assert(sizeof(struct keeper_reply) == 432, "the reply is part of the protocol");
+_Static_assert(sizeof(struct keeper_note) == 128, "a note is part of the protocol");

@@ -119,7 +119,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
         q.op %= 16;
         q.cell %= 16;
         if (q.serial & 1) q.serial = cells[q.cell].serial; /* the fuzzer cannot know it */
-        if (q.op == KEEPER_CAPTURE_MAKE || q.op == KEEPER_CAPTURE_DROP) q.capture %= next_capture + 1;
+        if (q.op == KEEPER_CAPTURE_MAKE || q.op == KEEPER_CAPTURE_DROP) q.capture %= next_capture + 2;
         if (q.op == KEEPER_CAPTURE) next_capture++; /* at most this many serials were given */
         serve(&q);
     }

@@ -27,9 +27,10 @@ class Child:
 
 
 def fork(cell, count=1):
-    capture = cell.call(kc.CAPTURE).capture
-    made = [Child(cell.keeper, cell.keeper.call(kc.CAPTURE_MAKE, on=capture, id="sbx_" + secrets.token_hex(16))) for _ in range(count)]
-    cell.keeper.call(kc.CAPTURE_DROP, on=capture)
+    capture = secrets.randbits(31) + 1
+    cell.call(kc.CAPTURE, capture=capture)
+    made = [Child(cell.keeper, cell.keeper.call(kc.CAPTURE_MAKE, capture=capture, id="sbx_" + secrets.token_hex(16))) for _ in range(count)]
+    cell.keeper.call(kc.CAPTURE_DROP, capture=capture)
     return made
 
 
@@ -130,7 +131,8 @@ def test_a_context_that_replaced_its_program_is_refused(keeper, template):
     deadline = time.monotonic() + 20
     while True:
         try:
-            keeper.call(kc.CAPTURE_DROP, on=cell.call(kc.CAPTURE).capture)  # not yet replaced
+            cell.call(kc.CAPTURE, capture=77)
+            keeper.call(kc.CAPTURE_DROP, capture=77)  # not yet replaced
         except kc.Refused as refused:
             assert "replaced its program" in refused.text
             break
@@ -148,8 +150,9 @@ def test_the_stub_left_out_of_copies_comes_back(cell):
 
 
 def test_a_drained_capture_is_gone(keeper, cell):
-    capture = cell.call(kc.CAPTURE).capture
-    keeper.call(kc.CAPTURE_DROP, on=capture)
+    capture = 9
+    cell.call(kc.CAPTURE, capture=capture)
+    keeper.call(kc.CAPTURE_DROP, capture=capture)
     for op in (kc.CAPTURE_MAKE, kc.CAPTURE_DROP):
         with pytest.raises(kc.Refused, match="no such capture"):
-            keeper.call(op, on=capture, id="sbx_" + "ef" * 16)
+            keeper.call(op, capture=capture, id="sbx_" + "ef" * 16)

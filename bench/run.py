@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Benchmarks: a table on the screen, raw samples in bench/results/.
 
-    bench/run.py [--quick] [--only WORD…]     WORDs: create execute throughput burst sustained memory peers
+    bench/run.py [--quick] [--only WORD…]     WORDs: create execute throughput burst sustained memory peers,
+                                              and branches, which is: fork chain children unflushed freeze
 
 Starts its own keeper and daemon (CELLA_TEST_DRIVER, CELLA_BUILD, CELLA_TEMPLATES as in tests/api). Percentiles are of all
 samples, nothing trimmed. Exit code 0 also with missed budgets: they are printed with their row and again at the end; 1 when
@@ -22,13 +23,15 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "api"), str(HERE.parent / "sdk" / "python")]
 
 import peers  # noqa: E402
+from branches import Branches  # noqa: E402
 from measures import Cella, template_root  # noqa: E402
 from report import HEAD, Report, Row  # noqa: E402
 from support.server import Server  # noqa: E402
 
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger would warn on the table
 
-PARTS = ("create", "execute", "throughput", "burst", "sustained", "memory", "peers")
+BRANCHES = ("fork", "chain", "children", "unflushed", "freeze")
+PARTS = ("create", "execute", "throughput", "burst", "sustained", "memory", *BRANCHES, "peers")
 
 
 def compiled(name: str, directory: Path) -> Path:
@@ -43,8 +46,10 @@ def compiled(name: str, directory: Path) -> Path:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="a tenth of the samples")
-    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    options.add_argument("--only", nargs="+", choices=[*PARTS, "branches"], default=list(PARTS))
     args = options.parse_args()
+    if "branches" in args.only:
+        args.only += BRANCHES
     scale = 10 if args.quick else 1
 
     report = Report()
@@ -75,13 +80,17 @@ def main() -> int:
             part("burst", lambda: cella.burst_rows(100))
             part("sustained", lambda: [cella.sustained_row(10 / scale, 4)])
             part("memory", lambda: cella.memory_rows(500 // scale))
+            if server.driver == "process":  # the plain driver has no branches
+                branches = Branches(server, args.quick)
+                for name in BRANCHES:
+                    part(name, getattr(branches, f"{name}_rows"))
             root = template_root(server)
             part("peers", lambda: peers.start_rows(peer, root, 100 // scale))
             part("peers", lambda: [peers.pipe_row(peer, 2000 // scale)])
             part("peers", lambda: peers.kernel_rows(max(2, 10 // scale), 500 // scale))
         finally:
             server.stop()
-        if server.driver == "process":
+        if server.driver == "process" and "create" in args.only:
             for title, arguments, wanted in (
                 ("pool of empty cells only", ["--pool-filled", "0"], "empty"),
                 ("no pool at all", ["--pool-filled", "0", "--pool-empty", "0"], "made"),

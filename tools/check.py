@@ -61,6 +61,7 @@ class Check:
         self.build = (ROOT / options.build).resolve()
         self.asan = self.build.with_name(self.build.name + "-asan")
         self.layers = self.build.with_name(self.build.name + "-layers")
+        self.faults = self.build.with_name(self.build.name + "-faults")
         self.jobs = options.jobs
         self.scratch = Path(tempfile.mkdtemp(prefix="cella-check-"))
         self.allowed = allowed_skips()
@@ -205,6 +206,15 @@ class Check:
             return counts
         return self.pytest("tests/hostile")
 
+    def crash(self) -> Counts:
+        """Programs that die or fail at each step of fork, merge, snapshot, freeze and resume (base/fault.h)."""
+        problem = self.compile(self.faults, ["-Dfaults=true"], targets=("src/keeper/cella-keeper", "src/guest/cella-guest", "src/api/cellad"))
+        if problem:
+            counts = Counts()
+            counts.fail(f"the build with fault points failed:\n{problem}")
+            return counts
+        return self.pytest("tests/crash", env={"CELLA_FAULTS_BUILD": str(self.faults / "bin")})
+
     def soak(self) -> Counts:
         counts = Counts()
         environment = os.environ | {"CELLA_BUILD": str(self.build / "bin"), "CELLA_CONTEXTS": str(self.build / "contexts")}
@@ -216,8 +226,8 @@ class Check:
         return counts
 
 
-RINGS = ("unit", "sanitized", "clang", "fuzz", "contexts", "keeper", "cli", "api", "api_sanitized", "hostile", "soak")
-NEED_TEMPLATE = {"keeper", "cli", "api", "hostile", "soak"}
+RINGS = ("unit", "sanitized", "clang", "fuzz", "contexts", "keeper", "cli", "api", "api_sanitized", "hostile", "crash", "soak")
+NEED_TEMPLATE = {"keeper", "cli", "api", "hostile", "crash", "soak"}
 
 
 def prepare(check: Check, rings: list[str]) -> str:

@@ -1,5 +1,6 @@
 #include "api/api.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,7 +54,68 @@ static int admit(struct request *rq, unsigned *status, char allow[static 64], st
     if (guard_key(rq, route->auth, e) < 0) return -1;
     if (!api->ready && route->auth != AUTH_OPEN)
         return err_hint(e, ERR_UNAVAILABLE, "try again in a moment", "the daemon is still taking over its cells");
-    return route->scope == SCOPE_CELL ? find_cell(rq, e) : 0;
+    return route->scope != SCOPE_HOST ? find_cell(rq, e) : 0;
+}
+
+/* ---- a request for a cell that is hibernated: it is woken first ---- */
+
+static bool wakes(const struct request *rq) {
+    return rq->match.route->scope == SCOPE_CELL && rq->cell && cell_asleep(rq->cell);
+}
+
+static void on_awake(void *arg, struct err *e) {
+    struct request *rq = arg;
+    if (e)
+        reply_err(rq, e);
+    else if (rq->conn && !reply_given(rq))
+        rq->match.route->handler(rq);
+    request_release(rq);
+}
+
+/* A streamed body waits at its first byte, since nobody can take it yet. */
+struct waiting_body {
+    struct request *rq;
+    bool ended;
+};
+static size_t take_nothing(void *arg, const void *bytes, size_t n) {
+    (void)arg, (void)bytes, (void)n;
+    return 0;
+}
+static void ended_early(void *arg) { ((struct waiting_body *)arg)->ended = true; }
+
+static void on_awake_for_body(void *arg, struct err *e) {
+    struct waiting_body *w = arg;
+    struct request *rq = w->rq;
+    if (e)
+        reply_err(rq, e);
+    else if (rq->conn && !reply_given(rq)) {
+        rq->match.route->handler(rq);
+        if (w->ended && !reply_given(rq))
+            rq->sink.end(rq->sink.arg);
+        else
+            request_sink_ready(rq);
+    }
+    request_release(rq);
+    free(w);
+}
+
+static void run_awake(struct request *rq) {
+    if (rq->body_policy != BODY_STREAM) {
+        cell_wake(rq->cell, on_awake, request_hold(rq));
+        return;
+    }
+    struct waiting_body *w = calloc(1, sizeof *w);
+    if (!w) abort();
+    w->rq = request_hold(rq);
+    rq->sink = (struct body_sink){take_nothing, ended_early, w};
+    cell_wake(rq->cell, on_awake_for_body, w);
+}
+
+static void run(struct request *rq) {
+    if (wakes(rq))
+        run_awake(rq);
+    else
+        rq->match.route->handler(rq);
 }
 
 void api_begin(struct request *rq) {
@@ -72,10 +134,24 @@ void api_begin(struct request *rq) {
         return;
     }
     rq->body_policy = rq->match.route->body;
-    if (rq->body_policy == BODY_STREAM) rq->match.route->handler(rq);
+    if (rq->body_policy == BODY_STREAM) run(rq);
 }
 
-void api_run(struct request *rq) { rq->match.route->handler(rq); }
+void api_run(struct request *rq) { run(rq); }
+
+/* A timeout never surprises: every answer about a cell says how long it has, and what happens then. */
+void api_replied(struct request *rq) {
+    char text[32];
+    if (!rq->cell || api_of(rq)->world == NULL) return;
+    double left;
+    const char *then = cell_time_left(rq->cell, &left);
+    if (!then) return;
+    if (left >= 0) {
+        (void)snprintf(text, sizeof text, "%.3f", left);
+        reply_header(rq, "X-Cella-Remaining-Seconds", text);
+    }
+    reply_header(rq, "X-Cella-On-Timeout", then);
+}
 
 void api_over(struct request *rq) {
     struct api *api = api_of(rq);

@@ -38,6 +38,7 @@ struct api {
 /* The functions of http_config; http_config.arg is the api. */
 void api_begin(struct request *);
 void api_run(struct request *);
+void api_replied(struct request *);
 void api_over(struct request *);
 void api_freed(struct request *);
 

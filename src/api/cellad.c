@@ -1,5 +1,6 @@
 /* cellad: the daemon on the process driver. */
 #include <errno.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "api/daemon.h"
@@ -18,6 +19,10 @@ static struct driver *open_driver(uv_loop_t *loop, const struct daemon_options *
         if (!not_yet || monotonic_ms() > until) return NULL;
         nanosleep(&pause, NULL);
     }
+    char bases[4096], key[4096];
+    (void)snprintf(bases, sizeof bases, "%s/bases", o->state_dir);
+    (void)snprintf(key, sizeof key, "%s/db/image.key", o->state_dir);
+    if (process_driver_images(driver, bases, key, e)) return NULL;
     process_driver_pool(driver, o->pool_filled, o->pool_empty);
     process_driver_limits(driver, &o->world.limits_default);
     return driver;

@@ -99,6 +99,7 @@ static int open_parts(struct daemon *d, driver_open_fn open_driver, struct err *
     http.loop = &d->loop;
     http.begin = api_begin;
     http.run = api_run;
+    http.replied = api_replied;
     http.over = api_over;
     http.freed = api_freed;
     http.arg = &d->api;

@@ -19,6 +19,18 @@ void handle_resume(struct request *);
 void handle_stats(struct request *);
 void handle_cell_metrics(struct request *);
 void handle_logs(struct request *);
+/* routes_images.c */
+void handle_snapshot_create(struct request *);
+void handle_cell_snapshots(struct request *);
+void handle_snapshot_list(struct request *);
+void handle_snapshot_get(struct request *);
+void handle_snapshot_delete(struct request *);
+void handle_hibernate(struct request *);
+void handle_wake(struct request *);
+void handle_space_list(struct request *);
+void handle_space_get(struct request *);
+void handle_space_delete(struct request *);
+void handle_space_resume(struct request *);
 /* routes_execute.c */
 void handle_execute(struct request *);
 /* routes_executions.c */
@@ -83,6 +95,14 @@ void handle_template_get(struct request *);
 void handle_key_create(struct request *);
 void handle_key_list(struct request *);
 void handle_key_delete(struct request *);
+/* routes_branches.c */
+void handle_fork(struct request *);
+void handle_fork_tree(struct request *);
+void handle_tree(struct request *);
+void handle_promote(struct request *);
+void handle_merge(struct request *);
+/* routes_diff.c */
+void handle_diff(struct request *);
 /* routes_later.c */
 void handle_later(struct request *);
 

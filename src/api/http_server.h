@@ -30,6 +30,7 @@ struct http_config {
     int64_t write_timeout_ms;  /* a client that takes no byte of its response */
     void (*begin)(struct request *);
     void (*run)(struct request *);
+    void (*replied)(struct request *); /* a reply was given and is not sent yet: a place for headers; or NULL */
     void (*over)(struct request *);  /* the response was sent or the client is gone; for logs and counters */
     void (*freed)(struct request *); /* the last hold is gone */
     void *arg;                       /* request->arg */

@@ -22,8 +22,9 @@ enum route_auth {
     AUTH_LOCAL, /* only from the daemon's own machine, see http_guard.h */
 };
 
-/* What a handler hears besides the request: whether {id} names a cell that the dispatcher must find first. */
-enum route_scope { SCOPE_HOST, SCOPE_CELL };
+/* What a handler hears besides the request: whether {id} names a cell that the dispatcher must find first, and wake when it is hibernated.
+ * SCOPE_ASLEEP: what can be said and done about a cell that sleeps on. */
+enum route_scope { SCOPE_HOST, SCOPE_CELL, SCOPE_ASLEEP };
 
 struct route {
     const char *method;

@@ -14,6 +14,7 @@ static void created(void *arg, struct err *e, struct cell *cell) {
     } else {
         char place[64];
         struct json_object *about = cell_describe(cell);
+        rq->cell = cell_hold(cell);
         if (rq->key_id[0]) owners_add(api_of(rq)->owners, cell_id(cell), rq->key_id);
         json_set_text(about, "state", "ready"); /* the word that some clients wait for */
         (void)snprintf(place, sizeof place, "/v1/sandboxes/%s", cell_id(cell));
@@ -48,14 +49,23 @@ static int metadata_filter(struct request *rq, struct json_object **out, struct 
     return 0;
 }
 
+static int state_filter(const char *state, struct err *e) {
+    static const char *const words[] = {"running", "paused", "hibernating", "hibernated", "waking"};
+    for (size_t i = 0; state && *state && i < sizeof words / sizeof *words; i++)
+        if (strcmp(state, words[i]) == 0) return 0;
+    if (!state || !*state) return 0;
+    return err_set(e, ERR_INVALID, "the query field \"state\" must be running, paused, hibernating, hibernated or waking");
+}
+
 void handle_cell_list(struct request *rq) {
     struct err e;
     struct json_object *filter;
-    if (metadata_filter(rq, &filter, &e) < 0) {
+    const char *state = request_query(rq, "state");
+    if (metadata_filter(rq, &filter, &e) < 0 || state_filter(state, &e) < 0) {
         reply_err(rq, &e);
         return;
     }
-    reply_json(rq, 200, cell_list(api_of(rq)->world, filter, api_owner(rq)));
+    reply_json(rq, 200, cell_list(api_of(rq)->world, filter, state && *state ? state : NULL, api_owner(rq)));
     json_object_put(filter);
 }
 
@@ -68,14 +78,13 @@ void handle_cell_delete(struct request *rq) {
 static void reply_lifecycle(struct request *rq) {
     struct json_object *about = cell_describe(rq->cell), *out = json_object_new_object();
     static const char *const fields[] = {"expires_at", "remaining_seconds", "idle_timeout_seconds", "idle_seconds",
-                                         "ttl_seconds"};
+                                         "ttl_seconds", "persistent", "on_timeout", "space_id", "status"};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         struct json_object *value = json_field(about, fields[i]);
         json_set(out, fields[i], value ? json_object_get(value) : NULL);
     }
     if (!json_field(out, "ttl_seconds") && json_field(about, "remaining_seconds"))
         json_set(out, "ttl_seconds", json_object_get(json_field(about, "remaining_seconds")));
-    json_set_flag(out, "persistent", false);
     json_object_put(about);
     reply_json(rq, 200, out);
 }
@@ -84,17 +93,7 @@ void handle_lifecycle_get(struct request *rq) { reply_lifecycle(rq); }
 
 void handle_lifecycle_set(struct request *rq) {
     struct err e;
-    bool persistent = false;
     if (!rq->body) rq->body = json_object_new_object();
-    if (json_get_flag(rq->body, "persistent", &persistent, &e) < 0) {
-        reply_err(rq, &e);
-        return;
-    }
-    if (persistent) {
-        err_hint(&e, ERR_UNSUPPORTED, "leave \"persistent\" out", "persistent sandboxes are not in this version");
-        reply_err(rq, &e);
-        return;
-    }
     if (cell_set_lifecycle(rq->cell, rq->body, &e) < 0)
         reply_err(rq, &e);
     else

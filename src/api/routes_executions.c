@@ -23,6 +23,7 @@ static struct execution *running(struct request *rq, struct json_object **known)
     struct err e;
     struct execution *ex = live_find(api_of(rq), rq->cell, request_param(rq, 1));
     *known = NULL;
+    if (!ex) ex = execution_find(rq->cell, request_param(rq, 1)); /* it began in a fork, or before this daemon */
     if (ex) return ex;
     *known = execution_get(rq->cell, request_param(rq, 1), &e);
     if (!*known) reply_err(rq, &e);

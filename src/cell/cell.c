@@ -7,7 +7,8 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "cell/domain.h"
+#include "cell/branch_inside.h"
+#include "cell/image.h"
 #include "cell/text.h"
 
 struct cell *cell_new(struct world *w, const char *id) {
@@ -24,7 +25,7 @@ static void on_hello(void *arg) { (void)arg; }
 static void on_guest_lost(void *arg, const char *why) {
     struct cell *c = arg;
     log_warn("%s: %s", c->id, why);
-    cell_end(c, "lost");
+    cell_lost(c, "lost");
 }
 
 void cell_open_guest(struct cell *c, int fd, bool taken_over) {
@@ -58,8 +59,10 @@ static void cell_free(struct cell *c) {
         free(x);
     }
     tail_free(&c->log);
+    defer_cancel(w->defers, &c->turn_later);
     json_object_put(c->env);
     json_object_put(c->metadata);
+    json_object_put(c->not_carried);
     free(c);
 }
 
@@ -90,6 +93,8 @@ struct cell *cell_find(struct world *w, const char *id, struct err *err) {
 int cell_usable(struct cell *c, struct err *err) {
     if (c->status >= CELL_ENDING) return cell_gone_error(err, c->id, c->reason);
     if (c->status == CELL_RUNNING) return 0;
+    if (cell_asleep(c))
+        return err_hint(err, ERR_CONFLICT, "Wake it first.", "the sandbox %s is hibernated", c->id);
     return err_hint(err, ERR_CONFLICT, "Resume it first.", "the sandbox %s is paused", c->id);
 }
 
@@ -106,19 +111,36 @@ static void tell_waiters(struct cell *c, struct err *err) {
     }
 }
 
+/* With an image both rows go in one commit that lasts: a deleted Space does not come back after a power cut. */
+static int end_rows(struct cell *c, struct err *err) {
+    struct store *s = c->world->config.store;
+    if (!c->image_id[0]) return store_cell_delete(s, c->id, c->reason, err);
+    store_begin_durable(s);
+    if (store_cell_delete(s, c->id, c->reason, err) == 0 && store_image_delete(s, c->image_id, err) == 0)
+        return store_commit_durable(s, err);
+    store_rollback(s);
+    return -1;
+}
+
 static void on_destroyed(void *arg, struct err *err) {
     struct cell *c = arg;
     struct world *w = c->world;
     struct err failed;
+    char image[CELL_ID_MAX];
+    memcpy(image, c->image_id, sizeof image);
     c->status = CELL_ENDED;
     if (err) log_error("%s: not everything was given back: %s", c->id, err->text);
-    if (store_cell_delete(w->config.store, c->id, c->reason, &failed) < 0) log_error("%s: %s", c->id, failed.text);
+    if (end_rows(c, &failed) < 0)
+        log_error("%s: %s", c->id, failed.text);
+    else
+        image_discard(w, image);
     bool asked =
         strcmp(c->reason, "lost") != 0 && strcmp(c->reason, "killed") != 0 && strcmp(c->reason, "out of memory") != 0;
     if (asked)
         w->counters.deleted++;
     else
         w->counters.lost++;
+    branch_ended(w, c->id, c->metadata, c->reason);
     world_event(w, c->id, asked ? "sandbox.deleted" : "sandbox.lost", NULL, c->reason, NULL);
     tell_waiters(c, err);
     if (w->closing)
@@ -155,8 +177,11 @@ void cell_end(struct cell *c, const char *reason) {
     if (c->status >= CELL_ENDING) return;
     c->status = CELL_ENDING;
     (void)snprintf(c->reason, sizeof c->reason, "%s", reason);
-    defer(c->world->defers, &c->ending, end_now);
+    c->end_waits = c->turn_taken; /* an operation holds parts of it: see cell_turn_over */
+    if (!c->end_waits) defer(c->world->defers, &c->ending, end_now);
 }
+
+void cell_end_go(struct cell *c) { defer(c->world->defers, &c->ending, end_now); }
 
 static void tell_later(struct deferred *d) { tell_waiters(container_of(d, struct cell, ending), NULL); }
 
@@ -185,7 +210,7 @@ void cell_on_gone(void *arg, struct driver_cell *dc, enum cell_fate fate) {
     if (!c) return;
     c->driver = NULL;
     if (fate == CELL_FATE_OOM) c->world->counters.oom++;
-    cell_end(c, fate == CELL_FATE_OOM ? "out of memory" : fate == CELL_FATE_LOST ? "lost" : "killed");
+    cell_lost(c, fate == CELL_FATE_OOM ? "out of memory" : fate == CELL_FATE_LOST ? "lost" : "killed");
 }
 
 void cell_on_context_exit(void *arg, struct driver_cell *dc, int slot, enum context_fate fate, int code) {

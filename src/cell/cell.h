@@ -3,6 +3,8 @@
  * A `struct cell *` found by id is borrowed and good until the loop turns again; whoever keeps one across callbacks
  * takes cell_hold() and gives it back with cell_release(). A held cell may be dead: its calls then answer "gone". */
 #pragma once
+#include <stdbool.h>
+
 #include "cell/world.h"
 
 struct cell;
@@ -23,8 +25,10 @@ const char *cell_owner(const struct cell *);
 /* {id, template, status:"running|paused|deleted", driver, isolation, boot_ms, boot_mode:"filled|empty|made|cold", cpu, memory_mb, limits{},
  *  metadata{}, env names, created_at (RFC 3339), expires_at|null, idle_timeout_seconds|null, remaining_seconds|null, contexts, network{}} */
 struct json_object *cell_describe(struct cell *);
-/* Array of cell_describe, oldest first; only cells whose metadata has every pair of `metadata` (or NULL) and whose owner matches (or NULL). */
-struct json_object *cell_list(struct world *, struct json_object *metadata, const char *owner);
+/* Array of cell_describe, oldest first; only cells whose metadata has every pair of `metadata` (or NULL), whose status word is `state` (or NULL) and
+ * whose owner matches (or NULL). */
+struct json_object *cell_list(struct world *, struct json_object *metadata, const char *state, const char *owner);
+const char *cell_status_word(const struct cell *);
 
 typedef void (*cell_done_cb)(void *arg, struct err *);
 void cell_delete(struct cell *, const char *reason, cell_done_cb, void *arg); /* ends executions as "killed" */
@@ -32,9 +36,21 @@ void cell_pause(struct cell *, cell_done_cb, void *arg);
 void cell_resume(struct cell *, cell_done_cb, void *arg);
 /* {ttl_seconds, idle_timeout_seconds, metadata?}: null clears. Returns 0 or -1. */
 int cell_set_lifecycle(struct cell *, struct json_object *patch, struct err *);
+/* What a timeout does: "freeze" or "delete"; NULL for one that ended. *seconds: until then, -1: no limit. */
+const char *cell_time_left(struct cell *, double *seconds);
 /* Any request for a cell resets its idle clock. */
 void cell_touch(struct cell *);
 typedef void (*cell_json_cb)(void *arg, struct err *, struct json_object *borrowed);
+
+/* ---- memory and files go to the disk, and come back ---- */
+/* Is hibernated, or on its way there or back: a request that needs it wakes it first. */
+bool cell_asleep(const struct cell *);
+/* Write the cell to its image and give its memory back. An execution that runs goes on after the wake, with its clock standing still
+ * meanwhile; whoever waits for it keeps waiting. Processes and transfers end as "killed" (not_carried). Answer {id, status, space_id, memory_bytes,
+ * disk_bytes, size_bytes, frozen_ms, not_carried}. After a failure it goes on as before. Hibernated already: the same answer. */
+void cell_hibernate(struct cell *, cell_json_cb, void *arg);
+/* Back from its image; at once when it is awake. Any number of callers may wait for one wake. */
+void cell_wake(struct cell *, cell_done_cb, void *arg);
 /* {memory_bytes, memory_peak_bytes, memory_limit_bytes, cpu_us, pids, disk_bytes, disk_limit_bytes, oom_kills, uptime_seconds} */
 void cell_stats(struct cell *, cell_json_cb, void *arg);
 /* The last lines that executions and processes of the cell printed (bounded ring, 256 KiB), as text. New string, free(). */

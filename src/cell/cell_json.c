@@ -39,22 +39,38 @@ static struct json_object *env_names(struct cell *c) {
     return list;
 }
 
-static const char *status_word(const struct cell *c) {
-    if (c->status >= CELL_ENDING) return "deleted";
-    return c->status == CELL_RUNNING ? "running" : "paused";
+const char *cell_status_word(const struct cell *c) {
+    static const char *const words[] = {
+        [CELL_RUNNING] = "running",  [CELL_PAUSING] = "paused", [CELL_PAUSED] = "paused",  [CELL_FREEZING] = "hibernating",
+        [CELL_FROZEN] = "hibernated", [CELL_WAKING] = "waking", [CELL_ENDING] = "deleted", [CELL_ENDED] = "deleted",
+    };
+    return words[c->status];
 }
 
-/* Until the ttl or, when nothing happens, the idle timeout ends it: the earlier of the two. */
-struct json_object *cell_remaining(struct cell *c) {
+/* Until the ttl or, when nothing happens, the idle timeout ends or freezes it: the earlier of the two. A frozen one is not idle, and one that a
+ * timeout has frozen has reached its end. */
+const char *cell_time_left(struct cell *c, double *seconds) {
     double left = -1;
-    if (c->expires_ms) left = (double)(c->expires_ms - wall_ms()) / 1000;
-    if (c->idle_timeout_ms) {
+    bool frozen = c->status == CELL_FROZEN;
+    if (c->status >= CELL_ENDING) return NULL;
+    if (c->expires_ms && !(frozen && c->freeze_on_timeout)) {
+        left = (double)(c->expires_ms - wall_ms()) / 1000;
+        if (left < 0) left = 0;
+    }
+    if (c->idle_timeout_ms && !frozen) {
         double idle = cell_busy(c) ? (double)c->idle_timeout_ms / 1000
                                    : (double)(c->active_ms + c->idle_timeout_ms - monotonic_ms()) / 1000;
-        if (!c->expires_ms || idle < left) left = idle;
+        if (idle < 0) idle = 0;
+        if (left < 0 || idle < left) left = idle;
     }
-    if (!c->expires_ms && !c->idle_timeout_ms) return NULL;
-    return text_number(left > 0 ? left : 0);
+    *seconds = left;
+    return c->freeze_on_timeout ? "freeze" : "delete";
+}
+
+struct json_object *cell_remaining(struct cell *c) {
+    double left = -1;
+    (void)cell_time_left(c, &left);
+    return left < 0 ? NULL : text_number(left);
 }
 
 struct json_object *cell_describe(struct cell *c) {
@@ -65,7 +81,7 @@ struct json_object *cell_describe(struct cell *c) {
     add_text(o, "id", c->id);
     add_text(o, "template", c->template_name);
     add_text(o, "template_id", c->template_id);
-    add_text(o, "status", status_word(c));
+    add_text(o, "status", cell_status_word(c));
     add_text(o, "driver", ops->name);
     add_text(o, "isolation", ops->isolation);
     add(o, "boot_ms", text_number(c->boot_ms));
@@ -79,6 +95,11 @@ struct json_object *cell_describe(struct cell *c) {
     add_time(o, "expires_at", c->expires_ms);
     add(o, "idle_timeout_seconds", c->idle_timeout_ms ? text_number((double)c->idle_timeout_ms / 1000) : NULL);
     add(o, "remaining_seconds", cell_remaining(c));
+    add_text(o, "on_timeout", c->freeze_on_timeout ? "freeze" : "delete");
+    add(o, "persistent", json_object_new_boolean(c->persistent));
+    add(o, "space_id", c->space_id[0] ? json_object_new_string(c->space_id) : NULL);
+    add(o, "parent_id", c->parent_id[0] ? json_object_new_string(c->parent_id) : NULL);
+    add_time(o, "hibernated_at", cell_asleep(c) ? c->frozen_at_ms : 0);
     add_int(o, "contexts", contexts);
     add_text(network, "mode", "none");
     add(o, "network", network);
@@ -95,10 +116,11 @@ static bool matches(struct cell *c, struct json_object *wanted) {
     return true;
 }
 
-struct json_object *cell_list(struct world *w, struct json_object *metadata, const char *owner) {
+struct json_object *cell_list(struct world *w, struct json_object *metadata, const char *state, const char *owner) {
     struct json_object *list = json_object_new_array();
     for (struct cell *c = w->oldest; c; c = c->newer)
-        if (c->status < CELL_ENDING && (!owner || strcmp(owner, c->owner) == 0) && matches(c, metadata))
+        if (c->status < CELL_ENDING && (!owner || strcmp(owner, c->owner) == 0) && matches(c, metadata) &&
+            (!state || strcmp(state, cell_status_word(c)) == 0))
             json_object_array_add(list, cell_describe(c));
     return list;
 }
@@ -117,6 +139,15 @@ static struct json_object *context_rows(struct cell *c) {
         add_int(o, "created_ms", x->created_ms);
         if (x->cwd) add_text(o, "cwd", x->cwd);
         if (x->env) add(o, "env", json_object_get(x->env));
+        add_int(o, "last_number", x->last_number);
+        add_int(o, "execution_count", (int64_t)x->execution_count);
+        add_int(o, "restarts", (int64_t)x->restarts);
+        if (x->running && x->running->stage == STAGE_RUNNING) {
+            struct json_object *run = execution_row(x->running);
+            add_text(run, "id", x->running->id);
+            add_int(run, "left_ms", execution_left_ms(x->running, c->status == CELL_RUNNING ? monotonic_ms() : c->paused_ms));
+            add(o, "running", run);
+        }
         json_object_array_add(list, o);
     }
     return list;
@@ -139,7 +170,18 @@ struct json_object *cell_row(struct cell *c) {
     add_int(o, "open_files", c->limits.open_files);
     if (c->env) add(o, "env", json_object_get(c->env));
     if (c->metadata) add(o, "metadata", json_object_get(c->metadata));
+    add_int(o, "ttl_ms", c->ttl_ms);
+    if (c->parent_id[0]) add_text(o, "parent_id", c->parent_id);
+    if (c->root_id[0]) add_text(o, "root_id", c->root_id);
+    if (c->space_id[0]) add_text(o, "space_id", c->space_id);
+    if (c->image_id[0]) add_text(o, "image_id", c->image_id);
+    if (c->persistent) add(o, "persistent", json_object_new_boolean(true));
+    if (c->freeze_on_timeout) add(o, "freeze_on_timeout", json_object_new_boolean(true));
     add(o, "paused", json_object_new_boolean(c->status == CELL_PAUSED));
+    if (c->status == CELL_FREEZING) add_text(o, "state", "freezing");
+    if (c->status == CELL_FROZEN || c->status == CELL_WAKING) add_text(o, "state", "hibernated");
+    const struct driver_ops *ops = c->world->config.driver->ops;
+    if (c->driver && ops->incarnation) add(o, "incarnation", json_object_new_uint64(ops->incarnation(c->driver)));
     add(o, "contexts", context_rows(c));
     return o;
 }
@@ -175,6 +217,13 @@ int cell_from_row(struct cell *c, struct json_object *row) {
                                      .open_files = (uint32_t)get_int(row, "open_files")};
     c->env = json_object_get(body_get(row, "env"));
     c->metadata = json_object_get(body_get(row, "metadata"));
+    c->ttl_ms = get_int(row, "ttl_ms");
+    get_text(row, "parent_id", c->parent_id, sizeof c->parent_id);
+    get_text(row, "root_id", c->root_id, sizeof c->root_id);
+    get_text(row, "space_id", c->space_id, sizeof c->space_id);
+    get_text(row, "image_id", c->image_id, sizeof c->image_id);
+    c->persistent = json_object_get_boolean(body_get(row, "persistent"));
+    c->freeze_on_timeout = json_object_get_boolean(body_get(row, "freeze_on_timeout"));
     c->status = json_object_get_boolean(body_get(row, "paused")) ? CELL_PAUSED : CELL_RUNNING;
     c->active_ms = c->paused_ms = monotonic_ms();
     return hex_valid(c->template_id, TEMPLATE_ID_HEX) && c->created_ms > 0 ? 0 : -1;
@@ -228,7 +277,7 @@ void cell_stats(struct cell *c, cell_json_cb cb, void *arg) {
     if (!x) abort();
     *x = (struct stats_call){.cell = cell_hold(c), .cb = cb, .arg = arg};
     if (c->status >= CELL_ENDING || !c->driver) {
-        cell_gone_error(&x->err, c->id, c->reason);
+        if (cell_usable(c, &x->err) == 0) cell_gone_error(&x->err, c->id, c->reason);
         defer(c->world->defers, &x->later, stats_refused);
     } else
         c->world->config.driver->ops->stats(c->driver, on_stats, x);

@@ -154,7 +154,7 @@ void context_create(struct cell *c, struct json_object *body, cell_json_cb cb, v
 int context_interrupt(struct cell *c, const char *id, struct err *err) {
     struct context *x = context_find(c, id, err);
     if (!x || cell_usable(c, err) < 0) return -1;
-    if (!x->running && x->taking_over) { /* what the last daemon started and did not write down */
+    if (!x->running && (x->taking_over || x->inspecting)) { /* what the last daemon started and did not write down */
         c->world->config.driver->ops->context_signal(c->driver, x->slot, SIGINT);
         return 0;
     }

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cell/domain.h"
+#include "cell/inspect.h"
 #include "wire/context_proto.h"
 
 #define SETTLE_MS 20        /* an interrupt travels through the keeper; the next execution must not get it */
@@ -47,7 +48,9 @@ void context_free(struct context *x) {
         x->queue = e->next;
         execution_free(e);
     }
+    inspections_end(x, "the context is gone");
     if (x->link) context_link_close(x->link);
+    buf_free(&x->rest.join);
     deadline_unset(w->deadlines, &x->settle);
     deadline_unset(w->deadlines, &x->eof);
     defer_cancel(w->defers, &x->later);
@@ -82,6 +85,8 @@ static void on_frame(void *arg, uint16_t type, uint16_t flags, uint32_t number, 
         on_ready(x);
     else if (x->taking_over)
         adopt_frame(x, type, flags, number, json);
+    else if (x->inspecting && x->inspecting == number)
+        inspection_frame(x, type, json);
     else if (type != CONTEXT_STATUS && x->running && x->running->stage == STAGE_RUNNING && x->running->number == number)
         execution_on_frame(x->running, type, json);
     /* Anything else belongs to an execution that is over: a thread of it that still displays. */
@@ -121,6 +126,17 @@ static void put_environment(struct context_link *l, uint16_t type, struct json_o
     buf_free(&text);
 }
 
+void context_put_environment(struct context *x, struct json_object *env) {
+    put_environment(x->link, CONTEXT_SETENV, env);
+    context_link_send(x->link);
+}
+
+void context_put_settings(struct context *x) {
+    put_environment(x->link, CONTEXT_SETENV, x->cell->env);
+    put_environment(x->link, CONTEXT_SETENV, x->env);
+    if (x->cwd) context_link_put(x->link, CONTEXT_CWD, 0, 0, x->cwd, strlen(x->cwd) + 1);
+}
+
 void context_attach(struct context *x, const struct context_ends *ends, bool taken_over) {
     struct cell *c = x->cell;
     x->link = context_link_open(c->world->config.loop, ends, &(struct context_link_events){on_output, on_frame, on_end, x},
@@ -132,14 +148,62 @@ void context_attach(struct context *x, const struct context_ends *ends, bool tak
     x->taking_over = taken_over;
     x->last_number = 0;
     x->execution_count = 0;
-    if (taken_over)
+    if (taken_over) {
+        context_link_replays(x->link, true);
         context_link_put(x->link, CONTEXT_HELLO, 0, 0, NULL, 0);
-    else {
-        put_environment(x->link, CONTEXT_SETENV, c->env);
-        put_environment(x->link, CONTEXT_SETENV, x->env);
-        if (x->cwd) context_link_put(x->link, CONTEXT_CWD, 0, 0, x->cwd, strlen(x->cwd) + 1);
-    }
+    } else
+        context_put_settings(x);
     context_link_send(x->link);
+}
+
+/* ---- copies, and what comes back from an image ---- */
+
+static void on_copy_silent(struct deadline *d) {
+    context_broken(container_of(d, struct context, eof), "it did not answer after it was copied");
+}
+
+void context_attach_copy(struct context *x, const struct context_ends *ends) {
+    struct cell *c = x->cell;
+    struct world *w = c->world;
+    struct execution *e = x->running;
+    char text[CELL_ID_MAX + 96];
+    x->link = context_link_open(w->config.loop, ends, &(struct context_link_events){on_output, on_frame, on_end, x},
+                                &c->unfinished);
+    x->state = CONTEXT_LIVE;
+    x->taking_over = true;
+    x->dying = false;
+    x->broken = NULL;
+    if (e) e->replayed = 0;
+    if (e && e->known)
+        context_link_go_on(x->link, &x->rest);
+    else
+        context_link_replays(x->link, true);
+    int n = snprintf(text, sizeof text, "{\"sandbox_id\":\"%s\",\"hostname\":\"%.12s\"}", c->id, c->id + 4);
+    context_link_put(x->link, CONTEXT_FORKED, 0, 0, text, (size_t)n);
+    /* No execution of it has ended: what it was told at its start may have been under way when it was frozen. */
+    if (x->execution_count == 0 && !e) context_put_settings(x);
+    context_link_put(x->link, CONTEXT_HELLO, 0, 0, NULL, 0);
+    context_link_send(x->link);
+    if (e) context_link_pause(x->link, e->paused);
+    /* Something that no record names may still compute: it gets the time an execution gets by default. */
+    if (!e) deadline_set(w->deadlines, &x->eof, monotonic_ms() + w->config.execute_timeout_default_ms, on_copy_silent);
+}
+
+void context_freeze(struct context *x) {
+    struct world *w = x->cell->world;
+    if (x->state != CONTEXT_LIVE) return;
+    context_link_drain(x->link); /* it stands still: this is all that it has sent */
+    deadline_unset(w->deadlines, &x->settle);
+    deadline_unset(w->deadlines, &x->eof);
+    if (!x->link || x->state != CONTEXT_LIVE) return;
+    context_link_rest(x->link, &x->rest);
+    context_link_close(x->link);
+    x->link = NULL;
+    inspections_end(x, "the sandbox was frozen");
+    x->state = CONTEXT_FROZEN;
+    x->taking_over = false;
+    if (x->running) return;
+    buf_free(&x->rest.join); /* of an execution that nobody remembers */
 }
 
 static void finish_stopped(struct context *x, bool restarted, struct err *err) {
@@ -182,6 +246,7 @@ static void deleted(struct context *x) {
 struct making {
     struct cell *cell;
     struct context *context;
+    int slot;
 };
 
 static void close_ends(const struct context_ends *e) { close(e->control_fd), close(e->stdout_fd), close(e->stderr_fd); }
@@ -216,7 +281,7 @@ static void made(struct context *x, struct err *err, const struct context_ends *
 static void on_made(void *arg, struct err *err, const struct context_ends *ends) {
     struct making *m = arg;
     struct cell *c = m->cell;
-    bool there = c->status < CELL_ENDING;
+    bool there = c->status < CELL_ENDING && c->contexts[m->slot] == m->context && m->context->state == CONTEXT_MAKING;
     if (there)
         made(m->context, err, ends);
     else if (!err)
@@ -228,7 +293,7 @@ static void on_made(void *arg, struct err *err, const struct context_ends *ends)
 void context_make(struct context *x) {
     struct making *m = malloc(sizeof *m);
     if (!m) abort();
-    *m = (struct making){cell_hold(x->cell), x};
+    *m = (struct making){cell_hold(x->cell), x, x->slot};
     x->state = CONTEXT_MAKING;
     x->early_exit = false;
     x->cell->world->config.driver->ops->context_make(x->cell->driver, x->slot, x->language, on_made, m);
@@ -307,6 +372,7 @@ void context_exited(struct context *x, enum context_fate fate, int code) {
     struct execution *e = x->running;
     context_link_close(x->link);
     x->link = NULL;
+    inspections_end(x, "the context ended");
     x->state = CONTEXT_LOST;
     x->interrupt_at_ready = false;
     deadline_unset(w->deadlines, &x->eof);
@@ -357,7 +423,7 @@ static void on_settled(struct deadline *d) { context_next(container_of(d, struct
 
 void context_next(struct context *x) {
     struct world *w = x->cell->world;
-    if (x->running || !x->queue || x->cell->status != CELL_RUNNING || x->taking_over || x->dying || x->deleting ||
+    if (x->cell->holds || inspection_next(x) || x->running || !x->queue || x->cell->status != CELL_RUNNING || x->taking_over || x->dying || x->deleting ||
         x->settle.pos)
         return;
     if (x->state == CONTEXT_LOST) { /* it died while idle */

@@ -30,7 +30,7 @@ struct context_link {
     uint16_t join_type;
     uint32_t join_execution;
     int busy; /* callbacks on the stack: the memory stays until they are back */
-    bool paused, ended, closed;
+    bool paused, ended, closed, replays;
 };
 
 /* The packet that is being made. One is enough: it is filled and sent within one call of the domain. */
@@ -106,10 +106,11 @@ static void on_json(struct context_link *l, uint16_t type, uint16_t flags, uint3
 }
 
 static void on_frame(struct context_link *l, const struct frame *f) {
-    if (f->type < CONTEXT_READY || f->type > CONTEXT_STATUS) {
+    if (f->type < CONTEXT_READY || f->type > CONTEXT_VARIABLES) {
         finish(l, "it sent a message of an unknown type");
         return;
     }
+    if (l->replays && !(f->flags & FRAME_REPLAY) && f->type != CONTEXT_STATUS && f->type != CONTEXT_READY) return;
     bool joining = l->join.len > 0, more = f->flags & FRAME_MORE;
     if (joining && (f->type != l->join_type || f->channel != l->join_execution)) {
         finish(l, "it mixed two unfinished messages");
@@ -219,6 +220,22 @@ void context_link_pause(struct context_link *l, bool paused) {
     seqpacket_pause(l->control, paused);
     refresh(l);
 }
+
+void context_link_rest(struct context_link *l, struct context_rest *rest) {
+    *rest = (struct context_rest){l->join, l->join_type, l->join_execution};
+    *l->unfinished -= l->join.len;
+    l->join = (struct buf){0};
+}
+
+void context_link_go_on(struct context_link *l, struct context_rest *rest) {
+    l->join = rest->join;
+    l->join_type = rest->type;
+    l->join_execution = rest->execution;
+    *l->unfinished += l->join.len;
+    *rest = (struct context_rest){0};
+}
+
+void context_link_replays(struct context_link *l, bool replays) { l->replays = replays; }
 
 void context_link_drain(struct context_link *l) {
     if (l->closed) return;

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "base/buf.h"
 #include "driver/driver.h"
 
 #define CONTEXT_VALUES_MAX 500000 /* JSON values in one frame: some 100 bytes of memory each */
@@ -26,6 +27,18 @@ struct context_link_events {
 
 /* Bytes of unfinished messages that all contexts of a cell together may make the daemon hold: two of the largest. */
 #define CONTEXT_UNFINISHED_MAX (64u << 20)
+
+/* Half a message, kept while a context is frozen. Zeroed memory: none. */
+struct context_rest {
+    struct buf join;
+    uint16_t type;
+    uint32_t execution;
+};
+/* Move it out of a link that will be closed, and into the one that goes on. */
+void context_link_rest(struct context_link *, struct context_rest *);
+void context_link_go_on(struct context_link *, struct context_rest *);
+/* Drop what is not sent again (FRAME_REPLAY), STATUS and READY apart: the stream may start in the middle of a message. */
+void context_link_replays(struct context_link *, bool);
 
 /* Takes the three descriptors. *unfinished: what the cell's links hold together; outlives the link. */
 struct context_link *context_link_open(uv_loop_t *loop, const struct context_ends *,

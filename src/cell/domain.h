@@ -28,7 +28,7 @@
 #define LANGUAGE_SHELL "shell"
 
 struct counters {
-    uint64_t created, create_failed, deleted, lost, executions, interrupted, timeouts, oom, context_restarts, processes,
+    uint64_t created, create_failed, deleted, lost, hibernated, woken, rolled_back, forked, merged, snapshots, executions, interrupted, timeouts, oom, context_restarts, processes,
         transfers, output_bytes, dropped_bytes;
 };
 
@@ -38,19 +38,30 @@ struct world {
     struct deadlines *deadlines;
     struct defer_queue *defers;
     struct cell **buckets;
-    size_t bucket_count, cell_count; /* alive ones */
+    size_t bucket_count, cell_count; /* alive ones, frozen ones among them */
     struct cell *oldest, *newest;
     uint32_t creating; /* asked of the driver, not answered yet */
     struct events *events;
     struct history history;
     struct counters counters;
+    struct image_job *image_jobs; /* in the thread pool */
     struct json_object *adoptable; /* during start: rows of the store by id */
+    struct fork *forks;            /* under way */
+    struct merge *merging;
+    struct json_object *merges;    /* during start: merges that were not finished, by the id that was taken over */
     bool closing;
 };
 
 /* FREEZING: being written to its Space, stopped. FROZEN: only the image exists; driver, guest and links are NULL, contexts are FROZEN. WAKING:
  * being made from the image. */
 enum cell_status { CELL_RUNNING, CELL_PAUSING, CELL_PAUSED, CELL_FREEZING, CELL_FROZEN, CELL_WAKING, CELL_ENDING, CELL_ENDED };
+
+/* Long operations of one cell (freeze, wake, snapshot, fork, merge) take turns: each begins when the one before is over, and looks at the
+ * state of the cell then. A cell that is deleted meanwhile ends when the operation is over. Zeroed memory is an idle one. */
+struct turn {
+    struct turn *next;
+    void (*go)(struct turn *);
+};
 
 struct cell_waiter { /* somebody who waits for the end of a delete */
     struct cell_waiter *next;
@@ -75,6 +86,19 @@ struct cell {
     char space_id[CELL_ID_MAX + 4];     /* "space_" + the id's hex; "" when not persistent */
     char image_id[CELL_ID_MAX];         /* the Space's newest image ("img_" + 32 hex); "" before the first freeze */
     int64_t frozen_at_ms;               /* wall clock of that image */
+    uint64_t image_memory, image_disk;  /* its bytes */
+    uint32_t image_frozen_ms;           /* how long the cell stood still for it */
+    struct json_object *not_carried;    /* what that image does not have */
+    int64_t ttl_ms;                     /* as it was given: a wake begins it anew when a timeout freezes; 0: none */
+    int64_t freeze_again_ms;            /* monotonic: a freeze on timeout that failed is not tried again before */
+    struct turn *turns, **turns_last;   /* that wait */
+    bool turn_taken, end_waits;
+    bool merging;      /* one of two that are being merged: if it is lost meanwhile, that is looked at afterwards (lost_why) */
+    bool rolling_back; /* it was lost and goes back to its image */
+    char lost_why[64];
+    struct turn rollback;
+    struct deferred turn_later;
+    unsigned holds; /* copies under way: nothing begins in its contexts until they are made */
     struct context *contexts[DRIVER_SLOTS];
     size_t unfinished; /* bytes that their links hold (context_link.h) */
     struct proc *procs; /* newest first */
@@ -102,6 +126,7 @@ struct context {
     const char *language;
     enum context_state state;
     struct context_link *link; /* while LIVE */
+    struct context_rest rest;  /* while FROZEN: half a message that it had sent */
     bool ready;                /* it said so: SIGINT has a handler now */
     bool interrupt_at_ready;
     bool taking_over; /* HELLO was sent, STATUS has not come */
@@ -119,6 +144,8 @@ struct context {
     uint32_t last_number;
     uint64_t execution_count, restarts;
     struct execution *running, *queue, **queue_last;
+    struct inspection *inspections; /* inspect.h: the first one runs when `inspecting` is its number */
+    uint32_t inspecting;            /* number of the question that the context works at, asked for or not any more; 0: none */
     size_t queued;
     struct deadline settle; /* after an interrupt: do not start the next one while the signal may be under way */
     struct deadline eof;    /* the stream ended: the exit must follow */
@@ -140,16 +167,18 @@ struct execution {
     struct context *context;
     struct execution *next;
     char id[DOMAIN_ID];
+    char forked_from[DOMAIN_ID]; /* "": it was started here */
     uint32_t number;
     enum execution_stage stage;
     enum execution_stop stop;
     execution_cb cb; /* NULL after detach */
     void *arg;
     bool collect, stop_on_input, svg, paused, told_start, clock_held, wants_input, stored, context_restarted,
-        restart_lost, has_exit_code;
+        restart_lost, has_exit_code, known /* no frame of it was missed */, stop_at_wake;
     bool after_restart_of_daemon;
-    struct json_object *body; /* holds the code until it was sent */
-    int64_t timeout_ms, started_ms /* wall */, started_us /* monotonic */;
+    unsigned shown, replayed; /* results handed on; the same among what the context sends again */
+    struct json_object *body; /* holds the code: a context frozen before it read it gets it again */
+    int64_t timeout_ms, started_ms /* wall */, started_us /* monotonic */, slept_ms /* while its cell was hibernated */;
     struct output out[2];
     struct json_object *results, *error;
     size_t results_bytes;
@@ -171,6 +200,10 @@ void world_event(struct world *, const char *cell_id, const char *type, const ch
 struct events *events_open(struct world *);
 void events_close(struct events *);
 
+/* turn.c: go() is called on a later turn of the loop, when it is this one's; turn_over() ends it. The caller holds the cell. */
+void cell_turn(struct cell *, struct turn *, void (*go)(struct turn *));
+void cell_turn_over(struct cell *);
+
 /* ---- adopt.c ---- */
 void adopt_begin(struct world *, void (*done)(void *, struct err *), void *arg);
 void adopt_cell(void *world, struct driver_cell *, const char *template_id, int guest_fd,
@@ -189,13 +222,41 @@ int cell_usable(struct cell *, struct err *);
 int cell_gone_error(struct err *, const char *id, const char *reason);
 bool cell_busy(const struct cell *);
 struct json_object *cell_remaining(struct cell *); /* seconds, or NULL: no limit */
+void cell_set_persistence(struct cell *, bool persistent, bool freeze_on_timeout); /* not saved */
 void cell_arm(struct cell *);                      /* set the life deadline anew */
 /* Begin the end on the next turn. The reason stays. */
 void cell_end(struct cell *, const char *reason);
+void cell_end_go(struct cell *); /* turn.c: the operation that the end waited for is over */
 void cell_on_gone(void *world, struct driver_cell *, enum cell_fate);
 void cell_on_context_exit(void *world, struct driver_cell *, int slot, enum context_fate, int code);
 void cell_clocks_hold(struct cell *); /* pause: timeouts of executions and processes stand still */
 void cell_clocks_go(struct cell *, int64_t slept_ms);
+
+/* It ended without being asked to: with an image it is frozen again (sandbox.rolled_back), else lost. */
+void cell_lost(struct cell *, const char *reason);
+/* 0 when n more cells may live; limit_reached otherwise. Frozen ones do not count. */
+int world_room(struct world *, size_t n, struct err *);
+void image_jobs_forget(struct world *); /* image.c: the world closes */
+
+/* ---- freeze.c, wake.c, rollback.c, copy.c ---- */
+bool cell_can_freeze(const struct cell *);
+void cell_freeze_on_timeout(struct cell *, bool idle);
+/* Its contexts as a row of cell_row() has them, FROZEN. What ran then: is nobody's any more, goes on as the same execution, or as a new one that
+ * is `forked_from` it. */
+enum copy_running { RUNNING_DROPPED, RUNNING_SAME, RUNNING_NEW };
+void cell_contexts_from_row(struct cell *, struct json_object *cell_row, enum copy_running);
+/* Give a cell's FROZEN contexts the streams of a copy; slots that nobody knows are closed and killed. Takes the descriptors. */
+void cell_attach_copy(struct cell *, const struct driver_copy *);
+void cell_copy_close(const struct driver_copy *); /* its descriptors, when nobody wants it */
+/* not_carried of a driver with context ids instead of slots. New reference. */
+struct json_object *cell_not_carried(struct cell *, struct json_object *driver_list);
+/* Close guest and contexts' streams: what is open in the cell ends with this sentence, executions stay. */
+void cell_let_go(struct cell *, const char *why);
+/* At the start: only its image is there. said_so: its row says that it was frozen, else it is rolled back. */
+void cell_frozen_alone(struct cell *, bool said_so);
+/* It runs again after `slept_ms`: clocks, what waits, interrupts that came meanwhile. */
+void cell_go_on(struct cell *, int64_t slept_ms);
+void cell_keep_running_records(struct cell *); /* what runs, into the store */
 
 /* ---- context.c, context_life.c ---- */
 struct context *context_new(struct cell *, int slot, const char *language, const char *id);
@@ -203,6 +264,11 @@ struct context *context_find(struct cell *, const char *id, struct err *);
 /* The context that runs a language by default; a shell is made on first use. */
 struct context *context_for(struct cell *, const char *context_id, const char *language, struct err *);
 void context_attach(struct context *, const struct context_ends *, bool taken_over); /* takes the descriptors */
+/* The same for a copy of a context, or one that comes back from an image: it keeps its counts. */
+void context_attach_copy(struct context *, const struct context_ends *);
+void context_put_environment(struct context *, struct json_object *env);
+void context_put_settings(struct context *); /* environment and directory it begins with */
+void context_freeze(struct context *); /* take in what it sent, close its streams; executions stay */
 void context_make(struct context *);
 void context_kill(struct context *);
 void context_next(struct context *);   /* start what waits, when nothing runs */
@@ -229,11 +295,11 @@ struct json_object *execution_json(struct execution *); /* the Execution of exec
 struct json_object *execution_row(struct execution *);  /* while it runs: what a later daemon needs */
 bool execution_add_result(struct execution *, struct json_object *frame, bool is_main); /* false: not a MIME bundle */
 void execution_arm(struct execution *, int64_t timeout_ms);
+int64_t execution_left_ms(struct execution *, int64_t now_ms); /* of its timeout */
 void execution_ready(struct execution *); /* its context is there: the timeout counts from here */
 int execution_stop(struct execution *, enum execution_stop);
 void execution_save(struct execution *);
 void execution_unqueue(struct execution *);
-struct execution *execution_find(struct cell *, const char *id); /* running or queued; NULL */
 /* The word for an execution whose context said it is done. Sets the error where the word needs one. */
 const char *execution_word(struct execution *, const char *status);
 struct json_object *execution_clean_error(struct json_object *frame); /* {name, value, traceback}, all strings */

@@ -138,8 +138,7 @@ void execution_dispatch(struct execution *x) {
     context_link_put(c->link, CONTEXT_EXECUTE, x->svg ? FRAME_SVG : 0, x->number, json_object_get_string(code),
                      (size_t)json_object_get_string_len(code));
     context_link_send(c->link);
-    json_object_put(x->body);
-    x->body = NULL;
+    x->known = true;
     context_link_pause(c->link, x->paused);
     execution_arm(x, c->ready ? x->timeout_ms : x->timeout_ms + START_MS);
     deadline_set(w->deadlines, &x->store_at, x->started_us / 1000 + STORE_AFTER_MS, on_store);
@@ -168,7 +167,8 @@ void execution_on_output(struct execution *x, bool is_err, const void *bytes, si
 
 static void on_input(struct execution *x, struct json_object *json) {
     struct context_link *l = x->context->link;
-    if (x->stop_on_input || !x->cb) {
+    /* One that came out of a copy is waited for through its id. */
+    if (x->stop_on_input || (!x->cb && !x->forked_from[0])) {
         context_link_put(l, CONTEXT_INPUT_REPLY, FRAME_EOF, x->number, NULL, 0);
         context_link_send(l);
     } else {
@@ -203,6 +203,7 @@ void execution_on_frame(struct execution *x, uint16_t type, struct json_object *
     switch (type) {
     case CONTEXT_DISPLAY:
     case CONTEXT_RESULT:
+        x->shown++;
         if (!execution_add_result(x, json, type == CONTEXT_RESULT))
             context_broken(c, "it displayed something that is not a MIME bundle");
         break;

@@ -26,6 +26,8 @@ typedef void (*execution_cb)(void *arg, struct execution *, enum execution_event
  * (bounded by output_bytes_max; streaming callers pass false and END carries only the summary). */
 struct execution *execution_start(struct cell *, struct json_object *body, bool collect, bool stop_on_input, execution_cb, void *arg, struct err *);
 const char *execution_id(const struct execution *);
+/* One that runs or waits, whoever started it (the last daemon, or a fork); NULL. Borrowed, good until the loop turns. */
+struct execution *execution_find(struct cell *, const char *id);
 int execution_interrupt(struct execution *, struct err *);
 int execution_input(struct execution *, const char *line_or_null_for_eof, struct err *);
 /* Flow control for a slow client: while paused, the execution's output is not read (the code blocks in write).

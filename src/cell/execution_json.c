@@ -118,6 +118,7 @@ struct json_object *execution_json(struct execution *x) {
     add_text(o, "id", x->id);
     add_text(o, "context_id", x->context->id);
     add_text(o, "language", x->context->language);
+    if (x->forked_from[0]) add_text(o, "forked_from", x->forked_from);
     add(o, "results", x->results ? json_object_get(x->results) : json_object_new_array());
     add(o, "stdout", text_json(x->out[0].kept.data, x->out[0].kept.len));
     add(o, "stderr", text_json(x->out[1].kept.data, x->out[1].kept.len));
@@ -142,6 +143,8 @@ struct json_object *execution_row(struct execution *x) {
     add(o, "number", json_object_new_int64(x->number));
     add(o, "started_ms", json_object_new_int64(x->started_ms));
     add(o, "timeout_ms", json_object_new_int64(x->timeout_ms));
+    if (x->slept_ms) add(o, "slept_ms", json_object_new_int64(x->slept_ms));
+    if (x->forked_from[0]) add_text(o, "forked_from", x->forked_from);
     return o;
 }
 
@@ -155,6 +158,7 @@ static struct json_object *unfinished(struct execution *x) {
     add_text(o, "context_id", x->context->id);
     add_text(o, "language", x->context->language);
     add_text(o, "status", x->stage == STAGE_QUEUED ? "queued" : "running");
+    if (x->forked_from[0]) add_text(o, "forked_from", x->forked_from);
     add(o, "started_at", x->started_ms ? json_object_new_string(time) : NULL);
     return o;
 }

@@ -23,6 +23,11 @@ void execution_arm(struct execution *x, int64_t timeout_ms) {
     deadline_set(x->context->cell->world->deadlines, &x->clock, monotonic_ms() + timeout_ms, on_timeout);
 }
 
+int64_t execution_left_ms(struct execution *x, int64_t now) {
+    int64_t left = x->clock.at_ms - now;
+    return left > 0 ? left : 0;
+}
+
 void execution_ready(struct execution *x) {
     if (x->stop == STOP_NONE) execution_arm(x, x->timeout_ms);
 }
@@ -67,19 +72,25 @@ static void end_queued(struct deferred *d) {
 
 int execution_interrupt(struct execution *x, struct err *err) {
     struct cell *c = x->context->cell;
-    if (cell_usable(c, err) < 0) return -1;
+    bool asleep = cell_asleep(c);
+    if (!asleep && cell_usable(c, err) < 0) return -1;
     if (x->stage == STAGE_QUEUED && x->stop == STOP_NONE) {
         x->stop = STOP_INTERRUPT;
         defer(c->world->defers, &x->later, end_queued);
         return 0;
     }
     if (x->stage != STAGE_RUNNING) return err_set(err, ERR_CONFLICT, "the execution does not run");
+    if (asleep) { /* as soon as it is awake */
+        x->stop_at_wake = true;
+        return 0;
+    }
     return execution_stop(x, STOP_INTERRUPT);
 }
 
 int execution_input(struct execution *x, const char *line, struct err *err) {
     if (!x->wants_input || x->stage != STAGE_RUNNING)
         return err_set(err, ERR_CONFLICT, "the execution does not wait for input");
+    if (!x->context->link) return cell_usable(x->context->cell, err);
     size_t n = line ? strlen(line) : 0;
     if (n > INPUT_MAX) return err_set(err, ERR_TOO_LARGE, "the line is longer than %d bytes", INPUT_MAX);
     x->wants_input = false;
@@ -90,7 +101,8 @@ int execution_input(struct execution *x, const char *line, struct err *err) {
 
 void execution_pause(struct execution *x, bool paused) {
     x->paused = paused;
-    if (x->stage == STAGE_RUNNING && x->stop == STOP_NONE) context_link_pause(x->context->link, paused);
+    if (x->stage == STAGE_RUNNING && x->stop == STOP_NONE && x->context->link)
+        context_link_pause(x->context->link, paused);
 }
 
 void execution_detach(struct execution *x, bool interrupt) {
@@ -99,6 +111,6 @@ void execution_detach(struct execution *x, bool interrupt) {
     x->arg = NULL;
     execution_pause(x, false);
     if (interrupt) (void)execution_interrupt(x, &err);
-    if (!x->wants_input || x->stage != STAGE_RUNNING) return;
+    if (!x->wants_input || x->stage != STAGE_RUNNING || !x->context->link) return;
     (void)execution_input(x, NULL, &err); /* nobody will answer any more */
 }

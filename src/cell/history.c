@@ -43,6 +43,18 @@ struct history_entry *history_find(struct history_cell *cell, const char *id) {
     return NULL;
 }
 
+void history_move(struct history *h, struct history_cell *to, struct history_cell *of) {
+    for (struct history_entry *e = of->oldest; e; e = e->cell_newer) e->cell = to;
+    if (of->newest) {
+        of->newest->cell_newer = to->oldest;
+        *(to->oldest ? &to->oldest->cell_older : &to->newest) = of->newest;
+        to->oldest = of->oldest;
+        to->count += of->count;
+    }
+    *of = (struct history_cell){0};
+    while (to->count > HISTORY_PER_CELL) drop(h, to->oldest);
+}
+
 void history_forget_cell(struct history *h, struct history_cell *cell) {
     while (cell->oldest) drop(h, cell->oldest);
 }

@@ -29,4 +29,6 @@ struct history {
 /* Takes a reference of its own. size: about how many bytes the object holds. */
 void history_add(struct history *, struct history_cell *, const char *id, struct json_object *execution, size_t size);
 struct history_entry *history_find(struct history_cell *, const char *id); /* NULL: not there */
+/* What `of` has becomes the older part of what `to` has. */
+void history_move(struct history *, struct history_cell *to, struct history_cell *of);
 void history_forget_cell(struct history *, struct history_cell *);

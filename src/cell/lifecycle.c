@@ -1,4 +1,5 @@
 /* Life of a cell in time: ttl, idle timeout, pause. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -11,54 +12,86 @@ bool cell_busy(const struct cell *c) {
     return c->transfers > 0 || procs_alive(c);
 }
 
+static bool is_awake(const struct cell *c) { return c->status == CELL_RUNNING || c->status == CELL_PAUSED; }
+
+/* A timeout came: 1 it was dealt with, 0 not now. */
+static bool time_over(struct cell *c, bool idle) {
+    if (!c->freeze_on_timeout) {
+        cell_end(c, idle ? "it was idle for too long" : "its time to live was over");
+        return true;
+    }
+    if (!is_awake(c) || monotonic_ms() < c->freeze_again_ms) return false;
+    cell_freeze_on_timeout(c, idle);
+    return true;
+}
+
 static void on_life(struct deadline *d) {
     struct cell *c = container_of(d, struct cell, life);
     int64_t now = monotonic_ms();
-    if (c->expires_ms && wall_ms() >= c->expires_ms) {
-        cell_end(c, "its time to live was over");
-        return;
-    }
+    if (c->expires_ms && wall_ms() >= c->expires_ms && time_over(c, false)) return;
     /* Work counts as activity, and the clock starts when it ends: so it is looked at again a whole timeout later. */
     if (c->idle_timeout_ms && cell_busy(c)) c->active_ms = now;
-    if (c->idle_timeout_ms && c->status == CELL_RUNNING && now >= c->active_ms + c->idle_timeout_ms) {
-        cell_end(c, "it was idle for too long");
-        return;
-    }
+    if (c->idle_timeout_ms && c->status == CELL_RUNNING && now >= c->active_ms + c->idle_timeout_ms && time_over(c, true)) return;
     cell_arm(c);
 }
 
 void cell_arm(struct cell *c) {
     int64_t now = monotonic_ms(), at = INT64_MAX;
-    if (c->expires_ms) at = now + (c->expires_ms - wall_ms());
+    if (c->expires_ms && (is_awake(c) || !c->freeze_on_timeout)) at = now + (c->expires_ms - wall_ms());
     /* An idle deadline that moved on is found when the old one fires: a request costs no timer. */
     int64_t idle_at = c->active_ms + c->idle_timeout_ms;
     if (c->idle_timeout_ms && c->status == CELL_RUNNING && idle_at < at) at = idle_at;
+    if (at < c->freeze_again_ms && c->freeze_on_timeout) at = c->freeze_again_ms;
     if (at == INT64_MAX || c->status >= CELL_ENDING)
         deadline_unset(c->world->deadlines, &c->life);
     else
         deadline_set(c->world->deadlines, &c->life, at, on_life);
 }
 
+static void make_space(struct cell *c, bool persistent) {
+    c->persistent = persistent;
+    c->space_id[0] = 0;
+    if (persistent) (void)snprintf(c->space_id, sizeof c->space_id, "space_%s", c->id + 4);
+}
+
+void cell_set_persistence(struct cell *c, bool persistent, bool freeze_on_timeout) {
+    make_space(c, persistent);
+    c->freeze_on_timeout = freeze_on_timeout;
+}
+
+struct life { /* what a patch may change, to put it back */
+    int64_t expires_ms, ttl_ms, idle_timeout_ms;
+    bool persistent, freezes;
+    struct json_object *metadata;
+};
+
+static void put_life(struct cell *c, const struct life *l) {
+    c->expires_ms = l->expires_ms;
+    c->ttl_ms = l->ttl_ms;
+    c->idle_timeout_ms = l->idle_timeout_ms;
+    c->metadata = l->metadata;
+    cell_set_persistence(c, l->persistent, l->freezes);
+}
+
 int cell_set_lifecycle(struct cell *c, struct json_object *patch, struct err *err) {
     struct json_object *metadata = NULL;
-    bool ttl_said = false;
-    int64_t ttl = 0, idle = c->idle_timeout_ms, old_expires = c->expires_ms, old_idle = c->idle_timeout_ms;
+    bool ttl_said = false, idle_said = false;
+    struct life old = {c->expires_ms, c->ttl_ms, c->idle_timeout_ms, c->persistent, c->freeze_on_timeout, c->metadata}, new = old;
     if (c->status >= CELL_ENDING) return cell_gone_error(err, c->id, c->reason);
-    if (cell_spec_times(patch, &ttl, &idle, &ttl_said, err) < 0 || cell_spec_metadata(patch, &metadata, err) < 0)
+    if (cell_spec_times(patch, &new.ttl_ms, &new.idle_timeout_ms, &ttl_said, &idle_said, err) < 0 ||
+        cell_spec_metadata(patch, &metadata, err) < 0 ||
+        cell_spec_persistence(c->world, patch, &new.persistent, &new.freezes, err) < 0)
         return -1;
-    struct json_object *old_metadata = c->metadata;
-    if (ttl_said) c->expires_ms = ttl ? wall_ms() + ttl : 0;
-    c->idle_timeout_ms = idle;
-    if (metadata) c->metadata = json_object_get(metadata);
+    if (ttl_said) new.expires_ms = new.ttl_ms ? wall_ms() + new.ttl_ms : 0;
+    if (metadata) new.metadata = json_object_get(metadata);
+    put_life(c, &new);
     cell_touch(c);
     if (cell_save(c, err) < 0) { /* not written, not done */
-        if (metadata) json_object_put(c->metadata);
-        c->metadata = old_metadata;
-        c->expires_ms = old_expires;
-        c->idle_timeout_ms = old_idle;
+        if (metadata) json_object_put(new.metadata);
+        put_life(c, &old);
         return -1;
     }
-    if (metadata) json_object_put(old_metadata);
+    if (metadata) json_object_put(old.metadata);
     cell_arm(c);
     return 0;
 }

@@ -249,7 +249,7 @@ static void on_oom_stats(void *arg, struct err *err, const struct cell_stats *s)
 
 static bool ask_oom(struct proc *p, bool base) {
     struct cell *c = p->cell;
-    if (!c->driver || c->status >= CELL_ENDING) return false;
+    if (!c->driver || c->status >= CELL_ENDING || cell_asleep(c)) return false;
     struct verdict *v = calloc(1, sizeof *v);
     if (!v) abort();
     *v = (struct verdict){.cell = cell_hold(c), .base = base};
@@ -276,10 +276,13 @@ static void on_end(void *arg, struct json_object *end, struct err *err) {
         word = json_object_get_int(code) == 0 ? "ok" : "error";
     else if (signal)
         word = "killed";
+    else if (c->status == CELL_FREEZING && !c->rolling_back)
+        word = "killed"; /* its memory is not in the image */
     else if (c->status >= CELL_ENDING)
         word = strcmp(c->reason, "lost") == 0 ? "lost" : strcmp(c->reason, "out of memory") == 0 ? "oom" : "killed";
     if (p->timed_out) word = "timeout";
     p->end = end_json(p, code, signal, word);
+    if (c->status == CELL_FREEZING && !code && !signal) add_text(p->end, "reason", c->rolling_back ? "lost" : "hibernated");
     /* 137: a shell says this way that what it ran was killed */
     bool maybe_oom = !p->timed_out && ((signal && json_object_get_int(signal) == SIGKILL) ||
                                        (code && json_object_get_int(code) == 128 + SIGKILL));

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cell/branch_inside.h"
 #include "cell/domain.h"
 
 #define MIB (1024ull * 1024)
@@ -64,6 +65,9 @@ void world_start(struct world *w, void (*done)(void *, struct err *), void *arg)
 
 void world_close(struct world *w) {
     w->closing = true;
+    image_jobs_forget(w);
+    forks_forget(w);
+    merges_forget(w);
     while (w->oldest) {
         struct cell *c = w->oldest;
         c->driver = NULL; /* nothing is asked of it any more */
@@ -80,6 +84,7 @@ void world_close(struct world *w) {
     defer_close(w->defers);
     deadlines_close(w->deadlines);
     json_object_put(w->adoptable);
+    json_object_put(w->merges);
     free(w->buckets);
     free(w->state_dir);
     free(w);
@@ -140,6 +145,15 @@ struct cell *world_lookup(struct world *w, const char *id) {
     return NULL;
 }
 
+int world_room(struct world *w, size_t n, struct err *err) {
+    if (w->cell_count + w->creating + n <= w->config.cells_max) return 0;
+    size_t alive = w->creating;
+    for (struct cell *c = w->oldest; c; c = c->newer) alive += c->status != CELL_FROZEN;
+    if (alive + n <= w->config.cells_max) return 0;
+    return err_hint(err, ERR_LIMIT, "Delete sandboxes that are not used, or give them an idle timeout.",
+                    "%zu sandboxes are alive, the limit of this host is %u", alive, w->config.cells_max);
+}
+
 /* ---- numbers ---- */
 
 static void number(struct json_object *o, const char *key, uint64_t v) {
@@ -147,17 +161,20 @@ static void number(struct json_object *o, const char *key, uint64_t v) {
 }
 
 struct json_object *world_metrics(struct world *w) {
-    uint64_t running = 0, paused = 0, ending = 0, executing = 0, queued = 0, processes = 0;
+    uint64_t by_status[CELL_ENDED + 1] = {0}, executing = 0, queued = 0, processes = 0;
     for (struct cell *c = w->oldest; c; c = c->newer) {
-        *(c->status == CELL_RUNNING ? &running : c->status == CELL_ENDING ? &ending : &paused) += 1;
+        by_status[c->status]++;
         processes += c->proc_count;
         for (int i = 0; i < DRIVER_SLOTS; i++)
             if (c->contexts[i]) executing += c->contexts[i]->running != NULL, queued += c->contexts[i]->queued;
     }
     struct json_object *o = json_object_new_object(), *cells = json_object_new_object();
-    number(cells, "running", running);
-    number(cells, "paused", paused);
-    number(cells, "ending", ending);
+    number(cells, "running", by_status[CELL_RUNNING]);
+    number(cells, "paused", by_status[CELL_PAUSED] + by_status[CELL_PAUSING]);
+    number(cells, "hibernating", by_status[CELL_FREEZING]);
+    number(cells, "hibernated", by_status[CELL_FROZEN]);
+    number(cells, "waking", by_status[CELL_WAKING]);
+    number(cells, "ending", by_status[CELL_ENDING]);
     number(cells, "creating", w->creating);
     json_object_object_add(o, "cells", cells);
     number(o, "executions_running", executing);
@@ -167,6 +184,10 @@ struct json_object *world_metrics(struct world *w) {
     number(o, "create_failed_total", w->counters.create_failed);
     number(o, "deleted_total", w->counters.deleted);
     number(o, "lost_total", w->counters.lost);
+    number(o, "hibernated_total", w->counters.hibernated);
+    number(o, "woken_total", w->counters.woken);
+    number(o, "rolled_back_total", w->counters.rolled_back);
+    number(o, "snapshots_total", w->counters.snapshots);
     number(o, "executions_total", w->counters.executions);
     number(o, "executions_interrupted_total", w->counters.interrupted);
     number(o, "executions_timeout_total", w->counters.timeouts);

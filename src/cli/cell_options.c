@@ -31,6 +31,14 @@ static void add_number(struct json_object *to, const char *key, double value) {
                            value - whole > 0 ? json_object_new_double(value) : json_object_new_int64((int64_t)value));
 }
 
+/* Takes value. What was not asked for is not sent: a snapshot has limits and an environment of its own. */
+static void add_unless_empty(struct json_object *to, const char *key, struct json_object *value) {
+    if (json_object_object_length(value))
+        json_object_object_add(to, key, value);
+    else
+        json_object_put(value);
+}
+
 struct json_object *cell_options_json(const struct cell_options *o, struct err *e) {
     struct json_object *env = pairs_json(&o->env, "--env", e);
     struct json_object *metadata = env ? pairs_json(&o->metadata, "--metadata", e) : NULL;
@@ -40,8 +48,11 @@ struct json_object *cell_options_json(const struct cell_options *o, struct err *
     }
     struct json_object *body = json_object_new_object(), *limits = json_object_new_object();
     if (o->template) json_object_object_add(body, "template", json_object_new_string(o->template));
-    json_object_object_add(body, "env", env);
-    json_object_object_add(body, "metadata", metadata);
+    if (o->from_snapshot) json_object_object_add(body, "from_snapshot", json_object_new_string(o->from_snapshot));
+    if (o->persistent) json_object_object_add(body, "persistent", json_object_new_boolean(true));
+    if (o->on_timeout) json_object_object_add(body, "on_timeout", json_object_new_string(o->on_timeout));
+    add_unless_empty(body, "env", env);
+    add_unless_empty(body, "metadata", metadata);
     add_number(body, "ttl_seconds", o->ttl);
     add_number(body, "idle_timeout_seconds", o->idle);
     add_whole(limits, "memory_mb", o->memory_mb);
@@ -49,6 +60,6 @@ struct json_object *cell_options_json(const struct cell_options *o, struct err *
     add_whole(limits, "pids", o->pids);
     add_whole(limits, "disk_mb", o->disk_mb);
     add_whole(limits, "open_files", o->open_files);
-    json_object_object_add(body, "limits", limits);
+    add_unless_empty(body, "limits", limits);
     return body;
 }

@@ -6,7 +6,8 @@
 struct json_object;
 
 struct cell_options {
-    const char *template;
+    const char *template, *from_snapshot, *on_timeout;
+    bool persistent;
     struct words env, metadata;
     double ttl, idle, cpus;                       /* negative: not given */
     int64_t memory_mb, pids, disk_mb, open_files; /* negative: not given */
@@ -19,6 +20,7 @@ struct cell_options {
     {"template", 't', OPTION_TEXT, &(o).template, "NAME", "template to start from (default: default)"},                \
         {"env", 'e', OPTION_LIST, &(o).env, "NAME=VALUE", "environment variable inside; may be repeated"},             \
         {"metadata", 'm', OPTION_LIST, &(o).metadata, "KEY=VALUE", "label to find the cell by; may be repeated"},      \
+        {"from-snapshot", 0, OPTION_TEXT, &(o).from_snapshot, "NAME", "start as this snapshot (its name or id)"},      \
         {"ttl", 0, OPTION_SECONDS, &(o).ttl, "SECONDS", "end the cell after this time"},                               \
         {"idle", 0, OPTION_SECONDS, &(o).idle, "SECONDS", "end the cell when nothing asked for it this long"},         \
         {"memory", 0, OPTION_WHOLE, &(o).memory_mb, "MB", "memory limit"},                                             \
@@ -26,6 +28,14 @@ struct cell_options {
         {"pids", 0, OPTION_WHOLE, &(o).pids, "N", "limit of processes and threads"},                                   \
         {"disk", 0, OPTION_WHOLE, &(o).disk_mb, "MB", "limit of what the cell may write"}, {                           \
         "open-files", 0, OPTION_WHOLE, &(o).open_files, "N", "limit of open files per process"                         \
+    }
+
+/* Rows that only `create` has: its cell stays. */
+#define CELL_OPTION_ROWS_KEPT(o)                                                                                       \
+    {"idle-timeout", 0, OPTION_SECONDS, &(o).idle, "SECONDS", "the same as --idle"},                                   \
+        {"persistent", 'p', OPTION_FLAG, &(o).persistent, NULL, "keep it in a Space: idle, it is frozen, not ended"},  \
+    {                                                                                                                  \
+        "on-timeout", 0, OPTION_TEXT, &(o).on_timeout, "WORD", "freeze (default of --persistent) or delete"            \
     }
 
 /* A new reference, or NULL with *e (a pair without '='). */

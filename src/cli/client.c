@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define ANSWER_MAX (512u << 20) /* bytes of one answer kept in memory; downloads are streamed */
+#define ANSWER_DEPTH 8192       /* nested values: a tree of branches takes two a generation */
 
 struct transfer {
     struct client *client;
@@ -85,7 +86,7 @@ static const char *literal_of(const char *code, long status) {
                                         ERR_NOT_FOUND,     ERR_METHOD,       ERR_TIMEOUT_REQUEST, ERR_CONFLICT,
                                         ERR_EXISTS,        ERR_GONE,         ERR_TOO_LARGE,       ERR_IS_DIRECTORY,
                                         ERR_NOT_DIRECTORY, ERR_UNSUPPORTED,  ERR_LIMIT,           ERR_NO_SPACE,
-                                        ERR_UNAVAILABLE,   ERR_LOST,         ERR_INTERNAL};
+                                        ERR_UNAVAILABLE,   ERR_LOST,         ERR_INTERNAL,        ERR_IMAGE};
     for (size_t i = 0; code && i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i], code) == 0) return known[i];
     switch (status) {
@@ -216,8 +217,12 @@ static int take_answer(struct client *c, struct transfer *t, struct err *e) {
     const char *type = NULL;
     curl_easy_getinfo(c->curl, CURLINFO_CONTENT_TYPE, &type);
     if (type && strncmp(type, "application/json", 16) == 0) {
-        enum json_tokener_error why;
-        call->answer = json_tokener_parse_verbose(t->body.data, &why);
+        struct json_tokener *tokener = json_tokener_new_ex(ANSWER_DEPTH);
+        if (!tokener) return err_set(e, ERR_INTERNAL, "out of memory");
+        /* with the NUL: a number at the end is complete */
+        call->answer = json_tokener_parse_ex(tokener, t->body.data, (int)t->body.len + 1);
+        enum json_tokener_error why = json_tokener_get_error(tokener);
+        json_tokener_free(tokener);
         if (!call->answer && why != json_tokener_success)
             return err_set(e, ERR_INTERNAL, "the daemon's answer is not JSON: %s", json_tokener_error_desc(why));
         return 0;

@@ -25,7 +25,7 @@ static int create(struct client *c, void *arg, struct err *e) {
 static int run(struct cli *cli, const struct command *command, int argc, char **argv) {
     static struct cell_options o = CELL_OPTIONS_INIT;
     static struct words words;
-    const struct option options[] = {CELL_OPTION_ROWS(o), {0}};
+    const struct option options[] = {CELL_OPTION_ROWS(o), CELL_OPTION_ROWS_KEPT(o), {0}};
     int code;
     if (!arguments_take(cli, command, options, (struct arguments_form){.most = 1}, argc, argv, &words, &code))
         return code;
@@ -33,15 +33,22 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     return client_with(cli, create, &o);
 }
 
-const struct command command_create = {"create",
-                                       "Cells",
-                                       "Make a cell and print its id",
-                                       "create [options] [TEMPLATE]",
-                                       "The cell is a copy of the template's warm interpreter: a Python context is "
-                                       "ready in it. It lives until `cella rm`,\n"
-                                       "until its --ttl is over, or until it was --idle for too long.\n\n"
-                                       "Examples:\n"
-                                       "  cella create                                 the default template\n"
-                                       "  cella create python --ttl 3600 -m job=42     ends after an hour, labelled\n"
-                                       "  id=$(cella create --memory 512 --cpus 0.5)   for a script\n",
-                                       run};
+const struct command command_create = {
+    "create",
+    "Cells",
+    "Make a cell and print its id",
+    "create [options] [TEMPLATE]",
+    "The cell is a copy of the template's warm interpreter: a Python context is "
+    "ready in it. It lives until `cella rm`,\n"
+    "until its --ttl is over, or until it was --idle for too long.\n\n"
+    "With --persistent it belongs to a Space: when its time is over it is frozen "
+    "and its memory is free again; the next\n"
+    "request to it, or `cella resume`, brings back the same live objects. `cella rm` "
+    "ends it for good.\n\n"
+    "Examples:\n"
+    "  cella create                                 the default template\n"
+    "  cella create python --ttl 3600 -m job=42     ends after an hour, labelled\n"
+    "  id=$(cella create --memory 512 --cpus 0.5)   for a script\n"
+    "  cella create --persistent --idle 600         frozen after ten idle minutes\n"
+    "  cella create --from-snapshot loaded          a copy of a snapshot\n",
+    run};

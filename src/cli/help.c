@@ -7,7 +7,8 @@
 #include "cli/help_topics.h"
 
 static void overview(void) {
-    static const char *const groups[] = {"Running code", "Cells", "Operation", "Other"};
+    static const char *const groups[] = {"Running code",         "Cells",     "Branches",
+                                         "Snapshots and Spaces", "Operation", "Other"};
     printf("Cella runs code that nobody reviewed, in cells: isolated copies of a warm Python.\n\nUsage: cella COMMAND "
            "[options]\n");
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {

@@ -67,12 +67,36 @@ static const char cells[] =
     "  run        code in a context: variables, imports and open figures stay between runs (--cell ID)\n"
     "  exec       a process beside it, with its own exit code\n"
     "  cp         files in and out\n"
-    "  rm         the end: memory, processes and files are gone\n\n"
+    "  rm         the end: memory, processes and files are gone\n"
+    "  fork       a copy of it as it is now, with everything in memory (`cella help branches`)\n"
+    "  freeze     to the disk; its memory is free, its objects are not lost\n\n"
     "A cell ends by `rm`, when its --ttl is over, when nothing asked for it during its --idle time, or with `cella "
     "down`.\n"
     "Code runs as the user `user` (1000) in /workspace.\n";
 
+static const char branches[] =
+    "Branches, snapshots, Spaces\n\n"
+    "  fork       copies of a live cell, in milliseconds: variables, open files, threads, what runs\n"
+    "  tree       the family\n"
+    "  diff       files and variables that differ\n"
+    "  merge      a branch takes its parent's place, under the parent's id\n"
+    "  promote    a winner is named, its siblings end\n\n"
+    "  snapshot   a copy on the disk, for any number of cells to start from\n"
+    "  freeze     the cell itself to the disk; the next request to it wakes it\n"
+    "  spaces     what `create --persistent` made: cells that freeze when their time is over\n\n"
+    "Branches share memory and files until somebody writes: ten branches of a cell with a gigabyte of data take one "
+    "gigabyte,\n"
+    "and what each of them changes. Not copied are connections, pipes to other processes, and processes that are no "
+    "context:\n"
+    "`fork` and `snapshot` name them.\n\n"
+    "A first try:\n"
+    "  cell=$(cella create); cella run --cell $cell -c 'import pandas as pd; df = pd.DataFrame({\"x\": range(5)})'\n"
+    "  child=$(cella fork $cell); cella run --cell $child -c 'df[\"y\"] = df.x ** 2'\n"
+    "  cella diff --variables $child; cella tree $cell\n"
+    "  cella merge $cell $child; cella run --cell $cell -c 'df'\n";
+
 const struct help_topic help_topics[] = {{"cells", "what a cell is and how long it lives", cells},
+                                         {"branches", "fork, merge, snapshots, Spaces", branches},
                                          {"exit-codes", "what the exit status of cella means", exit_codes},
                                          {"environment", "variables that cella reads", environment},
                                          {"recipe", "how a template's recipe is written", recipe},

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <json-c/json.h>
+#include <langinfo.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,43 @@ void output_json(struct json_object *value) {
     int flags = JSON_C_TO_STRING_NOSLASHESCAPE | JSON_C_TO_STRING_SPACED;
     if (isatty(STDOUT_FILENO)) flags |= JSON_C_TO_STRING_PRETTY;
     printf("%s\n", json_object_to_json_string_ext(value, flags));
+}
+
+bool output_utf8(void) { return strcmp(nl_langinfo(CODESET), "UTF-8") == 0; }
+
+bool output_colours(void) {
+    const char *no = getenv("NO_COLOR"), *terminal = getenv("TERM");
+    return isatty(STDOUT_FILENO) && !(no && *no) && terminal && strcmp(terminal, "dumb") != 0;
+}
+
+void output_labels(struct json_object *with_metadata, struct buf *out) {
+    struct json_object *metadata = json_object_object_get(with_metadata, "metadata");
+    if (!json_object_is_type(metadata, json_type_object)) return;
+    json_object_object_foreach(metadata, key, value) {
+        buf_printf(out, "%s%s=%s", out->len ? "," : "", key, json_object_get_string(value));
+    }
+}
+
+static const char *text_of(struct json_object *object, const char *key) {
+    struct json_object *value = json_object_object_get(object, key);
+    return value ? json_object_get_string(value) : NULL;
+}
+
+void output_not_carried(struct json_object *answer) {
+    struct json_object *list = json_object_object_get(answer, "not_carried");
+    for (size_t i = 0; json_object_is_type(list, json_type_array) && i < json_object_array_length(list); i++) {
+        struct json_object *one = json_object_array_get_idx(list, i);
+        const char *kind = text_of(one, "kind"), *text = text_of(one, "text"), *fd = text_of(one, "fd"),
+                   *context = text_of(one, "context_id"), *pid = text_of(one, "pid");
+        struct cell_output out = {0}; /* names out of the cell */
+        struct buf line = {0};
+        buf_printf(&line, "not carried: %s %s", kind ? kind : "?", text ? text : "");
+        if (fd && context) buf_printf(&line, " (descriptor %s of context %s)", fd, context);
+        if (pid) buf_printf(&line, " (process %s)", pid);
+        buf_str(&line, "\n");
+        (void)cell_output(&out, STDERR_FILENO, line.data, line.len);
+        buf_free(&line);
+    }
 }
 
 void output_truncated(struct json_object *truncated) {

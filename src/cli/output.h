@@ -12,6 +12,16 @@ struct json_object;
 /* Print JSON on stdout: indented for a person, one line for a program. */
 void output_json(struct json_object *);
 
+/* May lines drawn with UTF-8 be used (the locale says so), may colours (stdout is a terminal, no NO_COLOR)? */
+bool output_utf8(void);
+bool output_colours(void);
+
+/* "a=1,b=2" of the member "metadata"; nothing when it has none. */
+void output_labels(struct json_object *with_metadata, struct buf *out);
+
+/* Say on stderr what the member "not_carried" lists: what a copy does not have of its original. */
+void output_not_carried(struct json_object *answer);
+
 /* Say on stderr what {"stdout": {"dropped_bytes": n}, …} means; anything else says nothing. */
 void output_truncated(struct json_object *);
 

@@ -9,19 +9,26 @@
 #include "cli/client.h"
 #include "cli/output.h"
 
-static void metadata_text(struct json_object *cell, struct buf *out) {
-    struct json_object *metadata = json_object_object_get(cell, "metadata");
-    if (!json_object_is_type(metadata, json_type_object)) return;
-    json_object_object_foreach(metadata, key, value) {
-        buf_printf(out, "%s%s=%s", out->len ? "," : "", key, json_object_get_string(value));
-    }
+/* Does any cell have this text? A column that nobody needs is left out. */
+static bool any_has(struct json_object *cells, const char *key) {
+    for (size_t i = 0; i < json_object_array_length(cells); i++)
+        if (*json_text(json_object_array_get_idx(cells, i), key, "")) return true;
+    return false;
+}
+
+static void open_table(struct table *t, bool parents, bool spaces) {
+    const char *heading[TABLE_COLUMNS] = {"ID", "TEMPLATE", "STATUS", "AGE", "ENDS IN", "CPUS", "MEMORY", "DRIVER"};
+    size_t n = 8;
+    if (parents) heading[n++] = "PARENT";
+    if (spaces) heading[n++] = "SPACE";
+    heading[n++] = "METADATA";
+    table_open(t, n, heading);
 }
 
 static void print_table(struct json_object *cells) {
-    static const char *const heading[] = {"ID",   "TEMPLATE", "STATUS", "AGE",     "ENDS IN",
-                                          "CPUS", "MEMORY",   "DRIVER", "METADATA"};
+    bool parents = any_has(cells, "parent_id"), spaces = any_has(cells, "space_id");
     struct table t;
-    table_open(&t, sizeof heading / sizeof *heading, heading);
+    open_table(&t, parents, spaces);
     for (size_t i = 0; i < json_object_array_length(cells); i++) {
         struct json_object *cell = json_object_array_get_idx(cells, i), *cpu = json_object_object_get(cell, "cpu");
         char text[16];
@@ -39,7 +46,9 @@ static void print_table(struct json_object *cells) {
         int64_t memory = json_whole(cell, "memory_mb", -1);
         table_add(&t, memory < 0 ? NULL : size_text(text, memory * 1000000));
         table_add(&t, json_text(cell, "driver", NULL));
-        metadata_text(cell, &metadata);
+        if (parents) table_addf(&t, "%.12s", json_text(cell, "parent_id", ""));
+        if (spaces) table_addf(&t, "%.14s", json_text(cell, "space_id", ""));
+        output_labels(cell, &metadata);
         table_add(&t, metadata.data);
         buf_free(&metadata);
     }
@@ -92,12 +101,15 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
     return client_with(cli, list, &ps);
 }
 
-const struct command command_ps = {"ps",
-                                   "Cells",
-                                   "List the cells that are alive",
-                                   "ps [-q] [-m KEY=VALUE]...",
-                                   "Examples:\n"
-                                   "  cella ps                      every cell, oldest first\n"
-                                   "  cella ps -m team=data -q      ids of the cells with that label\n"
-                                   "  cella rm $(cella ps -q)       end them all\n",
-                                   run};
+const struct command command_ps = {
+    "ps",
+    "Cells",
+    "List the cells that are alive or frozen",
+    "ps [-q] [-m KEY=VALUE]...",
+    "A frozen cell is \"hibernated\". For a cell in a Space, ENDS IN is the time until it "
+    "freezes.\n\n"
+    "Examples:\n"
+    "  cella ps                      every cell, oldest first\n"
+    "  cella ps -m team=data -q      ids of the cells with that label\n"
+    "  cella rm $(cella ps -q)       end them all\n",
+    run};

@@ -115,6 +115,8 @@ int services_prepare(const struct services *s, struct err *e) {
     int result = make_parents(s->state, e);
     if (result == 0) result = make_directory(s->state, "", 0755, 0, 0, e);
     if (result == 0) result = make_directory(s->state, "/db", 0700, uid, gid, e);
+    if (result == 0) result = make_directory(s->state, "/images", 0700, uid, gid, e);
+    if (result == 0) result = make_directory(s->state, "/bases", 0700, uid, gid, e);
     if (result == 0) result = make_directory(s->state, "/templates", 0755, 0, 0, e);
     if (result == 0) result = make_directory(s->state, "/templates/names", 0755, 0, 0, e);
     if (result == 0) result = make_directory(s->state, "/run", 0755, 0, 0, e);

@@ -24,10 +24,19 @@ static bool is_own_proc(int fd) {
     return !*path || strncmp(path, own, (size_t)n) == 0;
 }
 
+/* What the path names in this view, as an O_PATH descriptor. */
+static int view_open(const char *path, enum request_view view, struct err *e) {
+    if (view == VIEW_FOLLOW) return path_open(path, O_PATH, e);
+    cleanup_close int root = view == VIEW_ROOT ? open("/", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    int fd = path_open_exact(view == VIEW_ROOT ? root : WORK_LOWER_FD, path, O_PATH | O_NOFOLLOW);
+    return fd < 0 ? err_sys(e, errno, "%s", path) : fd;
+}
+
 /* A readable descriptor of a regular file: decided before it is opened, because opening a FIFO or a device does things.
  */
-static int open_regular(const char *path, struct stat *st, struct err *e) {
-    cleanup_close int fd = path_open(path, O_PATH, e);
+static int open_regular(const struct request *r, struct stat *st, struct err *e) {
+    const char *path = r->path;
+    cleanup_close int fd = view_open(path, r->view, e);
     if (fd < 0) return -1;
     if (fstat(fd, st) < 0) return err_sys(e, errno, "%s", path);
     if (S_ISDIR(st->st_mode)) return err_set(e, ERR_IS_DIRECTORY, "%s is a directory", path);
@@ -40,7 +49,7 @@ static int open_regular(const char *path, struct stat *st, struct err *e) {
 
 int fs_read(struct work *w, const struct request *r, struct err *e) {
     struct stat st;
-    cleanup_close int fd = open_regular(r->path, &st, e);
+    cleanup_close int fd = open_regular(r, &st, e);
     if (fd < 0) return -1;
     if (r->offset && lseek(fd, (off_t)r->offset, SEEK_SET) < 0) return err_sys(e, errno, "%s", r->path);
     json_object *reply = json_object_new_object();

@@ -57,6 +57,7 @@ static int start(struct err *e) {
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) return err_sys(e, errno, "cannot become undumpable");
     reset_signals();
     if (fcntl(GUEST_FD_STREAM, F_SETFD, FD_CLOEXEC) < 0) return err_sys(e, errno, "descriptor %d", GUEST_FD_STREAM);
+    for (int fd = GUEST_FD_LAYER; fd <= GUEST_FD_LOWER; fd++) (void)fcntl(fd, F_SETFD, FD_CLOEXEC); /* not in every cell */
     if (raise_files(e) < 0 || loop_open(e) < 0 || reap_open(e) < 0 || stream_open(GUEST_FD_STREAM, e) < 0) return -1;
     env_template_load(TEMPLATE_ENVIRONMENT);
     return 0;

@@ -33,6 +33,11 @@ int path_open(const char *path, int flags, struct err *e) {
     return fd < 0 ? err_sys(e, errno, "%s", path) : fd;
 }
 
+int path_open_exact(int root, const char *path, int flags) {
+    path += strspn(path, "/");
+    return path_open_raw(root, *path ? path : ".", flags, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV);
+}
+
 int path_reopen(int fd, int flags) {
     char link[32];
     (void)snprintf(link, sizeof link, "/proc/self/fd/%d", fd);

@@ -21,6 +21,8 @@ struct place {
 int path_open_raw(int dir, const char *path, int flags, mode_t mode, uint64_t resolve);
 /* The same from the root, filling *e. */
 int path_open(const char *path, int flags, struct err *e);
+/* An absolute path below another root, which it cannot leave; a symlink on the way is an error. -1 and errno. */
+int path_open_exact(int root, const char *path, int flags);
 /* Open what an O_PATH descriptor stands for: no path is looked at again. -1 and errno. */
 int path_reopen(int fd, int flags);
 /* Split path into its parent directory (opened; made with mode 0755 when `parents`) and its last name. */

@@ -10,6 +10,7 @@
 #include "guest/utf8.h"
 
 #define JSON_DEPTH 8    /* the deepest field is env.NAME */
+#define PATHS_MAX 1000  /* of one digest: guest_proto.h */
 #define LIST_DEPTH 1024 /* more levels than PATH_MAX has room for in practice */
 #define ENV_MAX 4096    /* names in one `env`: lists are searched one by one */
 #define DEFAULT_ROWS 24
@@ -20,6 +21,7 @@ static const char *const op_names[] = {
     [OP_STAT] = "stat",       [OP_MKDIR] = "mkdir",     [OP_MOVE] = "move",   [OP_REMOVE] = "remove",
     [OP_TAR_GET] = "tar_get", [OP_TAR_PUT] = "tar_put", [OP_WATCH] = "watch", [OP_PROCESSES] = "processes",
     [OP_PORTS] = "ports",     [OP_DISK] = "disk",       [OP_RESET] = "reset", [OP_ENVIRONMENT] = "environment",
+    [OP_CHANGES] = "changes", [OP_DIGEST] = "digest",
 };
 
 /* The field, or NULL when it is missing or null. */
@@ -134,6 +136,32 @@ static int take_exec(json_object *o, struct request *r, struct err *e) {
     return field(o, "cwd") ? take_path(o, "cwd", r->as_root, &r->cwd, e) : 0;
 }
 
+static int take_paths(json_object *o, struct request *r, struct err *e) {
+    json_object *v = field(o, "paths");
+    if (!json_object_is_type(v, json_type_array) || json_object_array_length(v) > PATHS_MAX)
+        return err_set(e, ERR_INVALID, "`paths` must be a list of at most %d", PATHS_MAX);
+    size_t n = json_object_array_length(v);
+    r->paths = calloc(n + 1, sizeof *r->paths);
+    if (!r->paths) abort();
+    for (size_t i = 0; i < n; i++) {
+        const char *s;
+        if (text_of(json_object_array_get_idx(v, i), "paths", &s, e) < 0) return -1;
+        if (*s != '/' || strlen(s) >= PATH_MAX) return err_set(e, ERR_INVALID, "`paths` must be absolute and short");
+        r->paths[i] = strdup(s);
+        if (!r->paths[i]) abort();
+    }
+    return 0;
+}
+
+static int take_view(json_object *o, struct request *r, struct err *e) {
+    cleanup_free char *word = NULL;
+    if (take_text(o, "view", &word, e) < 0) return -1;
+    if (!word) return 0;
+    r->view = strcmp(word, "template") == 0 ? VIEW_TEMPLATE : VIEW_ROOT;
+    if (r->view == VIEW_ROOT && strcmp(word, "root")) return err_set(e, ERR_INVALID, "`view` must be \"root\" or \"template\"");
+    return 0;
+}
+
 static int take_file(json_object *o, struct request *r, struct err *e) {
     int64_t offset = 0, length = -1, mode = -1, depth = 1;
     r->parents = r->op == OP_WRITE;
@@ -147,6 +175,7 @@ static int take_file(json_object *o, struct request *r, struct err *e) {
         take_bool(o, "append", &r->append, e) < 0 || take_bool(o, "parents", &r->parents, e) < 0 ||
         take_bool(o, "recursive", &r->recursive, e) < 0 || take_bool(o, "overwrite", &r->overwrite, e) < 0)
         return -1;
+    if (r->op == OP_READ && take_view(o, r, e) < 0) return -1;
     if (!depth) return err_set(e, ERR_INVALID, "`depth` must be at least 1");
     r->offset = (uint64_t)offset;
     r->length = length < 0 ? UINT64_MAX : (uint64_t)length;
@@ -165,6 +194,7 @@ static int take_op(json_object *o, struct request *r, struct err *e) {
     for (size_t i = 0; i < sizeof op_names / sizeof *op_names; i++)
         if (!strcmp(op_names[i], name)) {
             r->op = (enum op)i;
+            r->as_root |= r->op == OP_CHANGES || r->op == OP_DIGEST;
             return 0;
         }
     return err_set(e, ERR_UNSUPPORTED, "the guest knows no operation of that name");
@@ -176,6 +206,8 @@ static int take_all(json_object *o, struct request *r, struct err *e) {
     switch (r->op) {
     case OP_EXEC: return take_exec(o, r, e);
     case OP_ENVIRONMENT: return take_env(o, &r->env, e);
+    case OP_DIGEST: return take_paths(o, r, e);
+    case OP_CHANGES:
     case OP_RESET:
     case OP_PROCESSES:
     case OP_PORTS:
@@ -210,6 +242,8 @@ void request_free(struct request *r) {
     free(r->cwd);
     for (char **a = r->argv; a && *a; a++) free(*a);
     free(r->argv);
+    for (char **a = r->paths; a && *a; a++) free(*a);
+    free(r->paths);
     env_free(&r->env);
     *r = (struct request){.mode = -1};
 }

@@ -8,6 +8,13 @@
 #include "base/err.h"
 #include "guest/env.h"
 
+/* Which file a path names. */
+enum request_view {
+    VIEW_FOLLOW,   /* the cell's root, links followed */
+    VIEW_ROOT,     /* the cell's root, no link on the way */
+    VIEW_TEMPLATE, /* the template below it, the same */
+};
+
 enum op {
     OP_EXEC,
     OP_READ,
@@ -23,6 +30,8 @@ enum op {
     OP_PROCESSES,
     OP_PORTS,
     OP_DISK,
+    OP_CHANGES,
+    OP_DIGEST,
     OP_RESET,
     OP_ENVIRONMENT,
 };
@@ -32,6 +41,8 @@ struct request {
     bool as_root;
     /* files: absolute paths (made from the user's home), as given otherwise: ".." is the kernel's business */
     char *path, *to;
+    char **paths; /* digest: absolute, NULL-terminated */
+    enum request_view view;
     uint64_t offset, length; /* length: UINT64_MAX when not given */
     int mode;                /* -1 when not given */
     int depth;

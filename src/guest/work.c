@@ -102,8 +102,17 @@ static work_op *op_function(enum op op) {
     case OP_WATCH: return fs_watch;
     case OP_PROCESSES: return inspect_processes;
     case OP_PORTS: return inspect_ports;
+    case OP_CHANGES: return layer_changes;
+    case OP_DIGEST: return layer_digest;
     default: return inspect_disk;
     }
+}
+
+/* The layer and the template stay with an operation that looks at them; -1: this cell was given none. */
+static int keep_layers(struct err *e) {
+    if (dup2(GUEST_FD_LAYER, WORK_LAYER_FD) < 0 || dup2(GUEST_FD_LOWER, WORK_LOWER_FD) < 0)
+        return err_set(e, ERR_UNSUPPORTED, "this sandbox does not show what it changed");
+    return close_range(WORK_LOWER_FD + 1, ~0u, 0) < 0 ? err_sys(e, errno, "cannot close descriptors") : 0;
 }
 
 /* Only the link stays; what libraries might print goes to /dev/null (the guest's descriptor 0), not to the keeper's
@@ -115,7 +124,10 @@ static int work_isolate(int *link, const struct request *r, struct err *e) {
     if (dup2(STDIN_FILENO, STDOUT_FILENO) < 0 || dup2(STDIN_FILENO, STDERR_FILENO) < 0 || dup2(*link, LINK_FD) < 0)
         return err_sys(e, errno, "cannot place descriptors");
     *link = LINK_FD;
-    if (close_range(LINK_FD + 1, ~0u, 0) < 0) return err_sys(e, errno, "cannot close descriptors");
+    if (r->op == OP_CHANGES || r->view == VIEW_TEMPLATE) {
+        if (keep_layers(e) < 0) return -1;
+    } else if (close_range(LINK_FD + 1, ~0u, 0) < 0)
+        return err_sys(e, errno, "cannot close descriptors");
     if (sigaction(SIGXFSZ, &ignore, NULL) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0)
         return err_sys(e, errno, "cannot reset signals");
     umask(0);

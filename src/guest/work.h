@@ -12,6 +12,10 @@
 
 #define WORK_CHUNK 32768 /* DATA bytes a packet between worker and guest */
 
+/* Where a worker finds what the keeper gave the guest (GUEST_FD_LAYER, GUEST_FD_LOWER), when its operation needs it. */
+#define WORK_LAYER_FD 4
+#define WORK_LOWER_FD 5
+
 struct work {
     int link;
     struct buf lines; /* JSON lines not sent yet */
@@ -42,4 +46,4 @@ int work_wanted(struct work *w, struct err *e);
 /* The operations. Each returns 0 and may set w->end, or fills *e. */
 typedef int work_op(struct work *w, const struct request *r, struct err *e);
 work_op fs_read, fs_write, fs_list, fs_stat, fs_mkdir, fs_move, fs_remove, tar_get, tar_put, fs_watch,
-    inspect_processes, inspect_ports, inspect_disk;
+    inspect_processes, inspect_ports, inspect_disk, layer_changes, layer_digest;

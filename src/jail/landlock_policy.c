@@ -68,6 +68,11 @@ int landlock_policy_build(struct err *e) {
     return steal_fd(&ruleset);
 }
 
+int landlock_policy_show(int ruleset, int directory, struct err *e) {
+    struct landlock_path_beneath_attr rule = {.allowed_access = READ, .parent_fd = directory};
+    return syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) ? err_sys(e, errno, "Landlock rule for a directory") : 0;
+}
+
 int landlock_policy_enter(int ruleset_fd, struct err *e) {
     if (syscall(SYS_landlock_restrict_self, ruleset_fd, 0)) return err_sys(e, errno, "landlock_restrict_self");
     return 0;

@@ -10,5 +10,7 @@ int landlock_policy_abi(void);
 /* Build the rule set for the root this process sees. Returns a descriptor (the caller owns it), -1 with *e. Whoever
  * calls landlock_restrict_self on it is bound by it; it can be passed to another process. */
 int landlock_policy_build(struct err *);
+/* Let a directory outside that root be read, with everything below it: for a descriptor that only the guest gets. */
+int landlock_policy_show(int ruleset, int directory, struct err *);
 /* Bind the calling thread to the rule set. no_new_privs must be set. */
 int landlock_policy_enter(int ruleset_fd, struct err *);

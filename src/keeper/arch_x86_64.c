@@ -24,12 +24,32 @@ const uint8_t arch_stub[] = {
     0xcc,                         /* 54 int3                 */
     0x0f, 0x05,                   /* 55 syscall              */
     0xcc,                         /* 57 int3                 */
+    0x31, 0xff,                   /* 58 xor edi,edi          */
+    0x48, 0x89, 0xde,             /* 60 mov rsi,rbx          */
+    0xb8, 0x83, 0x00, 0x00, 0x00, /* 63 mov eax,131 sigaltstack(0, rbx) */
+    0x0f, 0x05,                   /* 68 syscall              */
+    0x49, 0x89, 0xc4,             /* 70 mov r12,rax          */
+    0xbf, 0x28, 0x00, 0x00, 0x00, /* 73 mov edi,40 PR_GET_TID_ADDRESS */
+    0x48, 0x8d, 0x73, 0x18,       /* 78 lea rsi,[rbx+24]     */
+    0xb8, 0x9d, 0x00, 0x00, 0x00, /* 82 mov eax,157 prctl    */
+    0x0f, 0x05,                   /* 87 syscall              */
+    0x49, 0x09, 0xc4,             /* 89 or r12,rax           */
+    0x31, 0xff,                   /* 92 xor edi,edi ITIMER_REAL */
+    0x48, 0x8d, 0x73, 0x20,       /* 94 lea rsi,[rbx+32]     */
+    0xb8, 0x24, 0x00, 0x00, 0x00, /* 98 mov eax,36 getitimer */
+    0x0f, 0x05,                   /* 103 syscall             */
+    0x49, 0x09, 0xc4,             /* 105 or r12,rax          */
+    0xcc,                         /* 108 int3                */
 };
 const size_t arch_stub_size = sizeof arch_stub;
 const uint8_t arch_call_bytes[2] = {0x0f, 0x05};
 #define SINGLE (STUB_CODE + 55)
+#define ASK (STUB_CODE + 58)
+#define ASK_END (STUB_CODE + 109)
 
 _Static_assert(sizeof(struct stub_call) == 72, "the stub steps by 72 bytes");
+_Static_assert(offsetof(struct stub_told, clear_tid) == 24 && offsetof(struct stub_told, real_timer) == 32, "the stub's offsets");
+_Static_assert(sizeof arch_stub == 109, "ASK_END is the end");
 _Static_assert(offsetof(struct stub_call, ret) == 56 && offsetof(struct stub_call, ignore) == 64, "the stub's offsets");
 _Static_assert(STUB_CALLS_MAX * sizeof(struct stub_call) <= STUB_SCRATCH - STUB_DATA, "the table ends before the scratch area");
 
@@ -61,11 +81,24 @@ void arch_enter_at(arch_regs *r, const arch_regs *base, uint64_t address, long n
     r->r9 = (unsigned long long)arg[5];
 }
 
+void arch_enter_ask(arch_regs *r, const arch_regs *base) {
+    enter(r, base, ASK);
+    r->rbx = STUB_SCRATCH;
+}
+
 void arch_enter_single(arch_regs *r, const arch_regs *base, long nr, const long arg[6]) {
     arch_enter_at(r, base, SINGLE, nr, arg);
 }
 
+/* User segments of the two kinds of user code, no single step, addresses of user memory: a jump elsewhere would only end the program. */
+bool arch_check(const arch_regs *r) {
+    const uint64_t end = 1ull << 47;
+    return (r->cs == 0x33 || r->cs == 0x23) && r->ss == 0x2b && !(r->eflags & 0x100) && r->rip < end && r->rsp < end && r->fs_base < end && r->gs_base < end;
+}
+
 bool arch_single_done(const arch_regs *r) { return r->rip == SINGLE + 3; }
+bool arch_ask_done(const arch_regs *r) { return r->rip == ASK_END; }
+long arch_asked(const arch_regs *r) { return (long)r->r12; }
 long arch_result(const arch_regs *r) { return (long)r->rax; }
 bool arch_in_call(const arch_regs *r, long nr) { return (long)r->orig_rax == nr; }
 

@@ -9,11 +9,17 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/id.h"
 #include "base/log.h"
+#include "keeper/cgroup.h"
+#include "keeper/descriptors.h"
 #include "keeper/ferry.h"
 #include "keeper/host.h"
 #include "keeper/layers.h"
+#include "keeper/left.h"
+#include "keeper/shared.h"
+#include "keeper/snapshot.h"
 
 /* A thread inside vfork() stops only when its child execs: a fork waits no longer than this for it. */
 #define FREEZE_MS 1000
@@ -33,26 +39,62 @@ static int same_memory(const struct context *x, struct err *e) {
     return differ ? err_set(e, ERR_CONFLICT, "the context has replaced its program and cannot be copied") : 0;
 }
 
-static int freeze_and_copy(struct capture *k, const struct cell *c, struct err *e) {
+static int freeze(struct capture *k, const struct cell *c, struct err *e) {
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         const struct context *x = &c->context[i];
         if (!x->context) continue;
         if (!x->sentinel) return err_set(e, ERR_CONFLICT, "the sentinel of a context is gone");
         if (same_memory(x, e) || image_freeze(&k->slot[i].image, x->context, e)) return -1;
+        if (descriptors_note(&k->slot[i].image, x->context, (const int[2]){x->stdout_fd, x->stderr_fd}, e)) return -1;
         k->slot[i].language = x->language;
+        k->slot[i].zygote = x->zygote;
     }
-    /* everything stands still: memory and files of one instant */
-    if (layer_snapshot(c->id, k->layer, e)) return -1;
+    fault_point("keeper.capture.frozen");
+    return fault_error("keeper.capture.freeze", e);
+}
+
+/* Everything stands still: memory and files of one instant. */
+static int copy(struct capture *k, const struct cell *c, struct snapshot *files, struct err *e) {
+    if (fault_error("keeper.capture.layer", e)) return -1;
+    snapshot_go(files);
+    fault_point("keeper.capture.snapped");
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         if (!k->slot[i].image.thread) continue;
-        pid_t copy = sentinel_copy(c->context[i].sentinel, &k->slot[i].image, e);
-        if (copy < 0) return -1;
-        k->slot[i].sentinel = copy;
+        pid_t made = fault_error("keeper.capture.memory", e) ? -1 : sentinel_copy(c->context[i].sentinel, &k->slot[i].image, e);
+        if (made < 0) return -1;
+        k->slot[i].sentinel = made;
+        if (descriptors_copy(&k->slot[i].image, c->context[i].context, made, e) || shared_copy(&k->slot[i].image, c->context[i].context, made, e)) return -1;
     }
+    fault_point("keeper.capture.copied");
     return 0;
 }
 
-struct capture *capture_cell(const struct cell *c, uint32_t serial, struct err *e) {
+/* What need not be asked while the cell stands. */
+static int join(struct capture *k, const struct cell *c, struct err *e) {
+    inject_deadline(FREEZE_MS);
+    int rc = 0;
+    left_processes(c, &k->notes);
+    for (int i = 0; !rc && i < KEEPER_SLOTS; i++) {
+        if (!k->slot[i].sentinel) continue;
+        left_timers(c->context[i].context, &k->slot[i].image.notes);
+        rc = descriptors_join(&k->slot[i].image, k->slot[i].sentinel, e);
+    }
+    inject_deadline(0);
+    return rc;
+}
+
+static void thaw(struct capture *k) {
+    for (int i = 0; i < KEEPER_SLOTS; i++) image_thaw(&k->slot[i].image);
+}
+
+/* The copies were born in the cell's group and would die with it. */
+static int leave_group(const struct capture *k, struct err *e) {
+    for (int i = 0; i < KEEPER_SLOTS; i++)
+        if (k->slot[i].sentinel && cgroup_enter("zygotes", CGROUP_SENTINEL, k->slot[i].sentinel, e)) return -1;
+    return 0;
+}
+
+static struct capture *begin(const struct cell *c, uint32_t serial, struct err *e) {
     struct capture *k = NULL;
     /* A process of the cell that shares the context's memory (CLONE_VM) runs on while its threads stand. Where the stub is not sealed it could
      * put other code or a shared table in its place, and S runs there as the owner of all cells. */
@@ -61,41 +103,105 @@ struct capture *capture_cell(const struct cell *c, uint32_t serial, struct err *
         if (!captures[i].used) k = &captures[i];
     if (!serial || capture_find(serial)) return err_set(e, ERR_INVALID, "the number of a capture is 0 or in use"), NULL;
     if (!k) return err_set(e, ERR_LIMIT, "%d forks are under way", CAPTURES_MAX), NULL;
+    for (int i = 0; i < KEEPER_SLOTS; i++)
+        if (c->context[i].context && capture_holds(c->context[i].context)) return err_set(e, ERR_CONFLICT, "the cell is being frozen"), NULL;
     *k = (struct capture){.used = true, .serial = serial, .limits = c->limits};
     memcpy(k->template_id, c->template_id, sizeof k->template_id);
-    id_make(k->layer, "sbx_");
-    if (layer_flush(c->id, e)) return k->used = false, NULL; /* before the freeze, so that the snapshot has little to write */
+    id_make(k->layer, "cap_");
+    return k;
+}
+
+struct capture *capture_cell(struct cell *c, uint32_t serial, bool hold, struct err *e) {
+    struct err ignored;
+    struct capture *k = begin(c, serial, e);
+    if (!k) return NULL;
+    fault_point("keeper.capture.before");
+    if (layer_flush(c->name, e)) return k->used = false, NULL; /* before the freeze, so that the snapshot has little to write */
+    struct snapshot files = {0};
+    if (snapshot_prepare(&files, c->name, k->layer, e)) return k->used = false, NULL;
     int64_t from = monotonic_us();
     inject_deadline(FREEZE_MS);
-    int rc = freeze_and_copy(k, c, e);
-    for (int i = 0; i < KEEPER_SLOTS; i++) image_thaw(&k->slot[i].image);
+    inject_stay(true);
+    /* a task of a paused cell runs no injected call: it runs for the moment until its threads are stopped */
+    int rc = c->paused ? cgroup_freeze(c->name, false, e) : 0;
+    if (!rc) rc = freeze(k, c, e);
+    if (!rc) rc = copy(k, c, &files, e);
+    if (snapshot_end(&files, rc ? &ignored : e)) rc = -1;
+    if (c->paused && cgroup_freeze(c->name, true, &ignored)) log_warn("pause again: %s", ignored.text);
+    k->held = hold && !rc;
+    if (!k->held) thaw(k);
     inject_deadline(0);
     k->frozen_us = (uint64_t)(monotonic_us() - from);
+    if (!rc) rc = join(k, c, e);
+    inject_stay(false);
+    if (!rc) rc = leave_group(k, e);
+    for (uint32_t i = 0; i < KEEPER_SLOTS; i++) notes_append(&k->notes, &k->slot[i].image.notes, i);
+    fault_point("keeper.capture.after");
     if (!rc) return k;
     capture_drop(k);
     return NULL;
 }
 
-struct cell *capture_make_cell(struct capture *k, const char *id, struct err *e) {
-    struct cell *c = cell_make(id, k->template_id, &k->limits, k->layer, e);
-    if (!c) return NULL;
+static int fill(struct cell *c, struct capture *k, bool last, struct notes *notes, struct err *e) {
     for (int i = 0; i < KEEPER_SLOTS; i++) {
-        const struct captured *s = &k->slot[i];
-        if (!s->sentinel || !cell_fill(c, i, s->sentinel, 0, &s->image, s->language, e)) continue;
-        cell_destroy(c);
-        return NULL;
+        struct captured *s = &k->slot[i];
+        if (!s->sentinel) continue;
+        const struct cell_memory m = {.sentinel = s->sentinel, .spare = last ? s->sentinel : 0, .image = &s->image, .language = s->language, .zygote = s->zygote};
+        if (last) s->sentinel = 0; /* the cell's now, or gone */
+        fault_point("keeper.make.ferry");
+        if (fault_error("keeper.make.fill", e)) {
+            if (m.spare) kill(m.spare, SIGKILL);
+            return -1;
+        }
+        if (cell_fill(c, i, &m, notes, e)) return -1;
     }
+    return cell_ready(c, e);
+}
+
+struct cell *capture_make_cell(struct capture *k, const char *id, bool last, struct notes *notes, struct err *e) {
+    const struct cell_files files = {.layer = k->kept[0] ? k->kept : k->layer, .take = last && !k->kept[0]};
+    fault_point("keeper.make.before");
+    struct cell *c = cell_make(id, k->template_id, &k->limits, files, e);
+    if (c && fill(c, k, last, notes, e)) {
+        cell_destroy(c);
+        c = NULL;
+    }
+    if (last) capture_drop(k);
+    fault_point("keeper.make.after");
     return c;
 }
 
 void capture_drop(struct capture *k) {
     struct err e;
+    if (k->held) thaw(k);
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         if (k->slot[i].sentinel) kill(k->slot[i].sentinel, SIGKILL); /* reaped like any child; belongs to nobody then */
         image_free(&k->slot[i].image);
     }
-    if (layer_remove(k->layer, &e)) log_warn("%s", e.text);
+    if (!k->kept[0] && layer_remove(k->layer, &e)) log_warn("%s", e.text);
+    notes_free(&k->notes);
     *k = (struct capture){0};
+}
+
+void captures_drop(void) {
+    for (size_t i = 0; i < CAPTURES_MAX; i++)
+        if (captures[i].used) capture_drop(&captures[i]);
+}
+
+int capture_keep_layer(struct capture *k, const char *id, struct err *e) {
+    if (layer_rename(k->layer, id, e)) return -1;
+    (void)snprintf(k->kept, sizeof k->kept, "%s", id);
+    return 0;
+}
+
+bool capture_takes_back(const char *id, struct err *e) {
+    for (size_t i = 0; i < CAPTURES_MAX; i++) {
+        struct capture *k = &captures[i];
+        if (!k->used || strcmp(k->kept, id) || layer_rename(id, k->layer, e)) continue;
+        k->kept[0] = 0;
+        return true;
+    }
+    return false;
 }
 
 static struct captured *captured_by(pid_t pid) {
@@ -107,7 +213,22 @@ static struct captured *captured_by(pid_t pid) {
 
 bool capture_has_sentinel(pid_t pid) { return captured_by(pid) != NULL; }
 
+/* Where a capture that holds its cell remembers this thread. */
+static pid_t *held_thread(pid_t tid) {
+    for (size_t i = 0; i < CAPTURES_MAX; i++)
+        for (int slot = 0; captures[i].held && slot < KEEPER_SLOTS; slot++) {
+            struct image *im = &captures[i].slot[slot].image;
+            for (int t = 0; im->frozen && t < im->threads; t++)
+                if (im->thread[t].host_tid == tid) return &im->thread[t].host_tid;
+        }
+    return NULL;
+}
+
+bool capture_holds(pid_t pid) { return held_thread(pid) != NULL; }
+
 bool capture_reaped(pid_t pid) {
+    pid_t *held = held_thread(pid);
+    if (held) *held = 0; /* its number may be another task's soon: that one must not be let go in its place */
     struct captured *s = captured_by(pid);
     if (s) s->sentinel = 0;
     return s != NULL;

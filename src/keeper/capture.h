@@ -1,5 +1,6 @@
 /* capture.h: a cell at one instant, kept in memory: a sentinel and an image per context, a snapshot of its layer. Cells are made from it like
- * from a template (cell.h); the first copy of a fork is made while the cell stands still, all others from that copy. */
+ * from a template (cell.h); the first copy of a fork is made while the cell stands still, all others from that copy. Captures belong to the
+ * daemon's connection. */
 #pragma once
 #include "keeper/cell.h"
 #include "keeper/image.h"
@@ -9,25 +10,37 @@
 struct captured {
     pid_t sentinel; /* 0: the slot was empty */
     int language;
-    struct image image;
+    uint64_t zygote;
+    struct image image; /* its threads are still stopped when the capture holds the cell */
 };
 
 struct capture {
-    bool used;
+    bool used, held;
     uint32_t serial;
-    char layer[KEEPER_ID]; /* "sbx_" + 32 hex, a layer of its own */
+    char layer[KEEPER_ID]; /* "cap_" + 32 hex, a layer of its own */
+    char kept[KEEPER_ID];  /* what that layer is called since it is kept; "": it is not */
     char template_id[KEEPER_TEMPLATE];
     struct keeper_limits limits;
     struct captured slot[KEEPER_SLOTS];
+    struct notes notes;
     uint64_t frozen_us; /* how long the contexts stood still */
 };
 
-/* Stop the cell's contexts, copy them and the layer, let them go on. serial: what it is called from now on. NULL with *e; the cell is unharmed. */
-struct capture *capture_cell(const struct cell *, uint32_t serial, struct err *);
+/* Stop the cell's contexts, copy them and the layer, let them go on; hold: leave them stopped until the capture is dropped. serial: what it is
+ * called from now on. NULL with *e; the cell is unharmed. */
+struct capture *capture_cell(struct cell *, uint32_t serial, bool hold, struct err *);
 struct capture *capture_find(uint32_t serial);
-/* A new cell with everything of the capture in it. NULL with *e, then nothing is left of it. */
-struct cell *capture_make_cell(struct capture *, const char *id, struct err *);
+/* A new cell with everything of the capture in it. last: made of the capture's own memory and layer, without further copies; the capture is gone
+ * then, also after a failure. NULL with *e, then nothing is left of the cell. notes gets what the copy lacks beside the capture's own. */
+struct cell *capture_make_cell(struct capture *, const char *id, bool last, struct notes *, struct err *);
 void capture_drop(struct capture *);
+void captures_drop(void);
+/* The layer is a kept one from now on, and called id. */
+int capture_keep_layer(struct capture *, const char *id, struct err *);
+/* The kept layer is a capture's own again and goes with it; false when no capture has it. */
+bool capture_takes_back(const char *id, struct err *);
 bool capture_has_sentinel(pid_t);
-/* A child ended; false when it is no capture's sentinel. */
+/* Does this thread stand still for a capture? */
+bool capture_holds(pid_t);
+/* A child or a stopped thread ended; false when it is no capture's sentinel. */
 bool capture_reaped(pid_t);

@@ -36,25 +36,29 @@ static int mount_at(const char *type, const char *where, unsigned long flags, co
     return mount(type, where, type, flags, options) ? err_sys(e, errno, "mount %s on %s", type, where) : 0;
 }
 
+static int move(const char *from, const char *to, struct err *e) {
+    if (syscall(SYS_move_mount, AT_FDCWD, from, AT_FDCWD, to, 0)) return err_sys(e, errno, "move %s to %s", from, to);
+    return 0;
+}
+
 /* The overlay: idmapped template below, idmapped layer above, mounted by the cell's own user namespace (userxattr), so that files
  * written by one range of ids are read right under another. */
 static int mount_overlay(const struct cell_root *r, struct err *e) {
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return err_sys(e, errno, "make mounts private");
-    if (mount_at("tmpfs", r->stage, MS_NOSUID | MS_NODEV, "size=64k,mode=755", e)) return -1;
-    if (chdir(r->stage)) return err_sys(e, errno, "enter %s", r->stage);
-    if (mkdir("l", 0755) || mkdir("u", 0755) || mkdir("m", 0755)) return err_sys(e, errno, "prepare %s", r->stage);
     if (attach(r->lower_fd, "l", e) || attach(r->layer_fd, "u", e)) return -1;
     if (mount_at("overlay", "m", MS_NOSUID | MS_NODEV, "lowerdir=l,upperdir=u/u,workdir=u/w,userxattr", e)) return -1;
     return chdir("m") ? err_sys(e, errno, "enter the overlay") : 0;
 }
 
-static int mount_devices(const struct cell_root *r, struct err *e) {
-    char shm[64];
-    (void)snprintf(shm, sizeof shm, "mode=1777,size=%llu", (unsigned long long)r->shm_bytes);
-    if (attach(r->dev_fd, "dev", e)) return -1;
+static int mount_devices(int dev_fd, struct err *e) {
+    if (attach(dev_fd, "dev", e)) return -1;
     char pts[64]; /* terminals are counted host-wide */
     (void)snprintf(pts, sizeof pts, "newinstance,ptmxmode=0666,mode=0620,max=%d", host.off[LAYER_USERLIMITS] ? 1 << 20 : HOST_PTYS_PER_CELL);
-    if (mount_at("devpts", "dev/pts", MS_NOSUID | MS_NOEXEC, pts, e)) return -1;
+    return mount_at("devpts", "dev/pts", MS_NOSUID | MS_NOEXEC, pts, e);
+}
+
+static int mount_shm(uint64_t bytes, struct err *e) {
+    char shm[64];
+    (void)snprintf(shm, sizeof shm, "mode=1777,size=%llu", (unsigned long long)bytes);
     return mount_at("tmpfs", "dev/shm", MS_NOSUID | MS_NODEV, shm, e);
 }
 
@@ -62,15 +66,15 @@ static int mask_proc(struct err *e) {
     char path[64];
     if (host.off[LAYER_MASKS]) return 0;
     for (size_t i = 0; i < sizeof masked_files / sizeof *masked_files; i++) {
-        (void)snprintf(path, sizeof path, "/proc/%s", masked_files[i]);
-        if (mount("/dev/null", path, NULL, MS_BIND, NULL) && errno != ENOENT) return err_sys(e, errno, "mask %s", path);
+        (void)snprintf(path, sizeof path, "proc/%s", masked_files[i]);
+        if (mount("dev/null", path, NULL, MS_BIND, NULL) && errno != ENOENT) return err_sys(e, errno, "mask %s", path);
     }
     for (size_t i = 0; i < sizeof masked_directories / sizeof *masked_directories; i++) {
-        (void)snprintf(path, sizeof path, "/proc/%s", masked_directories[i]);
-        if (mount("/sys", path, NULL, MS_BIND, NULL) && errno != ENOENT) return err_sys(e, errno, "mask %s", path);
+        (void)snprintf(path, sizeof path, "proc/%s", masked_directories[i]);
+        if (mount("sys", path, NULL, MS_BIND, NULL) && errno != ENOENT) return err_sys(e, errno, "mask %s", path);
     }
-    if (mount("/proc/sys", "/proc/sys", NULL, MS_BIND | MS_REC, NULL) ||
-        mount(NULL, "/proc/sys", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
+    if (mount("proc/sys", "proc/sys", NULL, MS_BIND | MS_REC, NULL) ||
+        mount(NULL, "proc/sys", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
         return err_sys(e, errno, "make /proc/sys read-only");
     return 0;
 }
@@ -94,27 +98,37 @@ static int limit_namespace(struct err *e) {
     char path[96];
     if (host.off[LAYER_USERLIMITS]) return 0;
     for (size_t i = 0; i < sizeof limit / sizeof *limit; i++) {
-        (void)snprintf(path, sizeof path, "/proc/sys/user/%s", limit[i].name);
+        (void)snprintf(path, sizeof path, "proc/sys/user/%s", limit[i].name);
         if (write_text(path, limit[i].value, e)) return -1;
     }
     return 0;
 }
 
-int cell_root_enter(const struct cell_root *r, struct err *e) {
-    if (mount_overlay(r, e) || mount_devices(r, e)) return -1;
-    /* before the old root goes: a new proc needs one that is fully visible in this namespace */
-    if (mount_at("proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e)) return -1;
-    if (mount_at("tmpfs", "sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, "size=4k,mode=555", e)) return -1;
-    if (syscall(SYS_pivot_root, ".", ".")) return err_sys(e, errno, "pivot_root");
-    if (umount2(".", MNT_DETACH)) return err_sys(e, errno, "leave the host's tree");
-    if (chdir("/")) return err_sys(e, errno, "enter the new root");
-    return limit_namespace(e) ? -1 : mask_proc(e);
-}
-
-int cell_root_configure(const struct cell_root *r, struct err *e) {
-    if (sethostname(r->hostname, strlen(r->hostname))) return err_sys(e, errno, "set the host name");
+static int loopback_up(struct err *e) {
     cleanup_close int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (s < 0) return err_sys(e, errno, "socket for loopback");
     struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
     return ioctl(s, SIOCSIFFLAGS, &lo) ? err_sys(e, errno, "bring loopback up") : 0;
+}
+
+int cell_root_prepare(const char *stage, int dev_fd, struct err *e) {
+    static const char *const place[] = {"l", "u", "m", "dev", "proc", "sys"};
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return err_sys(e, errno, "make mounts private");
+    if (mount_at("tmpfs", stage, MS_NOSUID | MS_NODEV, "size=64k,mode=755", e)) return -1;
+    if (chdir(stage)) return err_sys(e, errno, "enter %s", stage);
+    for (size_t i = 0; i < sizeof place / sizeof *place; i++)
+        if (mkdir(place[i], 0755)) return err_sys(e, errno, "prepare %s", stage);
+    /* while the host's tree is there: a new proc needs one that is fully visible in this namespace */
+    if (mount_devices(dev_fd, e) || mount_at("proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e)) return -1;
+    if (mount_at("tmpfs", "sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, "size=4k,mode=555", e)) return -1;
+    return limit_namespace(e) || mask_proc(e) || loopback_up(e) ? -1 : 0;
+}
+
+int cell_root_enter(const struct cell_root *r, struct err *e) {
+    if (mount_overlay(r, e) || move("../dev", "dev", e) || move("../proc", "proc", e) || move("../sys", "sys", e)) return -1;
+    if (mount_shm(r->shm_bytes, e)) return -1;
+    if (syscall(SYS_pivot_root, ".", ".")) return err_sys(e, errno, "pivot_root");
+    if (umount2(".", MNT_DETACH)) return err_sys(e, errno, "leave the host's tree");
+    if (chdir("/")) return err_sys(e, errno, "enter the new root");
+    return sethostname(r->hostname, strlen(r->hostname)) ? err_sys(e, errno, "set the host name") : 0;
 }

@@ -287,6 +287,15 @@ uint64_t cgroup_oom_kills(const char *name) {
     return v1[MEMORY][0] ? read_number(v1[MEMORY], name, "memory.oom_control", "oom_kill") : 0;
 }
 
+int cgroup_processes(const char *name, pid_t *out, int max) {
+    char path[PATH_MAX * 2];
+    int n = 0;
+    (void)snprintf(path, sizeof path, "%s/%s/run/cgroup.procs", v2, name);
+    cleanup_file FILE *f = fopen(path, "re");
+    while (f && n < max && fscanf(f, "%d", &out[n]) == 1) n++;
+    return n;
+}
+
 int cgroup_stats(const char *name, struct keeper_stats *s, struct err *e) {
     (void)e;
     s->oom_kills = cgroup_oom_kills(name);

@@ -33,5 +33,7 @@ int cgroup_freeze(const char *name, bool on, struct err *);
 void cgroup_kill(const char *name);
 /* Remove the empty group; 0, or -1 while it is still busy. */
 int cgroup_remove(const char *name);
+/* Processes of the `run` leaf, host pids; how many were written. */
+int cgroup_processes(const char *name, pid_t *out, int max);
 int cgroup_stats(const char *name, struct keeper_stats *, struct err *);
 uint64_t cgroup_oom_kills(const char *name);

@@ -20,7 +20,9 @@
 #include "base/cleanup.h"
 #include "base/fdpass.h"
 #include "keeper/cgroup.h"
+#include "keeper/descriptors.h"
 #include "keeper/host.h"
+#include "keeper/shared.h"
 #include "wire/context_proto.h"
 #include "wire/guest_proto.h"
 
@@ -183,14 +185,26 @@ static int make_threads(const struct image *im, pid_t task[], struct err *e) {
     return inject_batch(task[0], &im->thread[0].regs, &b, task + 1, e);
 }
 
+static int open_again(const struct image *im, pid_t context, struct notes *notes, struct err *e) {
+    struct reopen o;
+    if (!im->files) return 0;
+    reopen_begin(&o, im, context, notes);
+    return descriptors_open(&o, e) || shared_open(&o, e) ? -1 : 0;
+}
+
 static int settle(const struct image *im, const struct ferry_target *to, pid_t context, struct err *e) {
     pid_t task[IMAGE_THREADS_MAX] = {context};
     if (make_threads(im, task, e)) return -1;
-    for (int i = im->threads - 1; i >= 0; i--) /* the leader last: with its calls the memory becomes dumpable again */
+    for (int i = im->threads - 1; i >= 0; i--)
         if (image_apply_kernel(im, i, task[i], e)) return -1;
+    if (open_again(im, context, to->notes, e)) return -1;
     if (cgroup_enter_leaf(to->cell_name, CGROUP_RUN, context, e)) return -1;
+    if (image_apply_process(im, context, e)) return -1; /* with it the memory becomes dumpable again */
     for (int i = 0; i < im->threads; i++)
         if (image_apply_registers(im, i, task[i], e)) return -1;
+    /* its main thread takes new entropy before anything else; ignored where nobody asked for it */
+    if (!im->zygote && syscall(SYS_tgkill, context, context, CONTEXT_FORKED_SIGNAL)) return err_sys(e, errno, "tell a context that it is a copy");
+    for (int i = 0; i < im->threads; i++) inject_back(task[i], &im->thread[i].affinity);
     for (int i = im->threads - 1; i >= 0; i--) /* the leader last */
         if (ptrace(PTRACE_DETACH, task[i], 0, 0)) return err_sys(e, errno, "let the context go");
     return 0;
@@ -207,14 +221,19 @@ pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *e) {
     const long keep[6] = {(long)STUB_CODE, STUB_CODE_SIZE + STUB_DATA_SIZE, MADV_DOFORK};
     const long arg[6] = {CLONE_PARENT | SIGCHLD};
     pid_t copy = 0;
-    long result;
+    long result = 0;
+    struct affinity old;
+    inject_here(sentinel, &old);
     /* the cell's code may have asked that the stub is left out of copies */
-    if (!im->zygote && inject_single(sentinel, base, SYS_madvise, keep, &result, NULL, e)) return -1;
-    if (inject_single(sentinel, base, SYS_clone, arg, &result, &copy, e)) return -1;
+    int rc = im->zygote ? 0 : inject_single(sentinel, base, SYS_madvise, keep, &result, NULL, e);
+    if (!rc) rc = inject_single(sentinel, base, SYS_clone, arg, &result, &copy, e);
+    inject_back(sentinel, &old);
+    if (copy > 0) inject_back(copy, &old);
+    if (rc) return -1;
     return result < 0 ? err_sys(e, (int)-result, "copy the sentinel") : copy;
 }
 
-int ferry(pid_t sentinel, pid_t spare, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
+int ferry_begin(pid_t sentinel, pid_t spare, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
     struct streams s;
     pid_t copy = spare, context = 0;
     if (streams_open(&s, e)) {
@@ -222,22 +241,46 @@ int ferry(pid_t sentinel, pid_t spare, const struct image *im, const struct ferr
         return -1;
     }
     inject_deadline(10000);
+    inject_stay(true);
     int rc = streams_post(to->slot_fd, &s, e);
     if (!rc && !copy && (copy = sentinel_copy(sentinel, im, e)) < 0) rc = -1;
     /* memory is charged to the group of the task that owns it: the copy. Not its cpu limit: a busy cell would make the ferry, and with it
      * every other cell, wait. */
     if (!rc) rc = cgroup_enter(to->cell_name, CGROUP_SENTINEL, copy, e);
+    if (!rc) inject_here(copy, NULL); /* and all that it makes */
     if (!rc) rc = cross(copy, im, to, &context, e);
-    if (!rc) rc = settle(im, to, context, e);
+    if (!rc) inject_back(copy, NULL);
+    inject_stay(false);
     inject_deadline(0);
-    if (rc) {
-        drop_task(context);
-        drop_task(copy);
-        streams_close(&s);
-        return -1;
-    }
     *out = (struct ferry_result){.sentinel = copy, .context = context, .control_fd = s.control[0], .stdout_fd = s.out[0], .stderr_fd = s.err[0]};
     s.control[0] = s.out[0] = s.err[0] = -1;
     streams_close(&s);
-    return 0;
+    if (rc) ferry_drop(out);
+    return rc;
+}
+
+int ferry_settle(const struct image *im, const struct ferry_target *to, const struct ferry_result *r, struct err *e) {
+    inject_deadline(10000);
+    inject_stay(true);
+    inject_here(r->context, NULL);
+    int rc = settle(im, to, r->context, e);
+    inject_stay(false);
+    inject_deadline(0);
+    return rc;
+}
+
+void ferry_drop(struct ferry_result *r) {
+    drop_task(r->context);
+    drop_task(r->sentinel);
+    close_fd(&r->control_fd);
+    close_fd(&r->stdout_fd);
+    close_fd(&r->stderr_fd);
+    *r = (struct ferry_result){.control_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
+}
+
+int ferry(pid_t sentinel, pid_t spare, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
+    if (ferry_begin(sentinel, spare, im, to, out, e)) return -1;
+    if (!ferry_settle(im, to, out, e)) return 0;
+    ferry_drop(out);
+    return -1;
 }

@@ -13,6 +13,7 @@ struct ferry_target {
     int slot_fd;           /* the keeper's end of that socket */
     bool landlock;         /* the guest holds a rule set at GUEST_FD_RULES */
     uint32_t open_files;   /* RLIMIT_NOFILE */
+    struct notes *notes;   /* what the copy turned out not to have is added; may be NULL */
 };
 
 struct ferry_result {
@@ -23,5 +24,14 @@ struct ferry_result {
 /* A copy-on-write copy of a sentinel, itself a sentinel: its host pid, a child of the keeper; -1 with *e. im: of the context it belongs to. */
 pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *);
 
-/* spare: a copy of the sentinel that was made ahead (it is used up, also by a failure), or 0. */
+/* The first half: streams, copy, crossing. R' stands in the cell, stopped, with the cell's user and no right but to choose the ids of its
+ * threads; its descriptors are the streams and nothing else. The image may be of another memory than the sentinel's (a thaw: a zygote's copy
+ * takes up what an image holds); only its first thread's id and registers count here.
+ * spare: a copy of the sentinel that was made ahead (it is used up, also by a failure), or 0. -1 with *e: nothing is left. */
+int ferry_begin(pid_t sentinel, pid_t spare, const struct image *, const struct ferry_target *, struct ferry_result *out, struct err *);
+/* The second half: threads, what the kernel keeps of them, descriptors, limits, registers; then it runs. -1 with *e: the caller drops it. */
+int ferry_settle(const struct image *, const struct ferry_target *, const struct ferry_result *, struct err *);
+/* Kill and reap both tasks, close the streams. */
+void ferry_drop(struct ferry_result *);
+/* Both in sequence. */
 int ferry(pid_t sentinel, pid_t spare, const struct image *, const struct ferry_target *, struct ferry_result *, struct err *);

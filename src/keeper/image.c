@@ -3,63 +3,82 @@
 #include <errno.h>
 #include <dirent.h>
 #include <elf.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "keeper/host.h"
 
-#ifndef PR_GET_TID_ADDRESS
-#define PR_GET_TID_ADDRESS 40
-#endif
-
 static const uint64_t all_signals = ~0ull;
 
-static void read_name(pid_t tid, char name[16]) {
+/* A line of /proc/TID/status: what follows "NAME:\t"; "" when it is not there. */
+static const char *status_line(const char *text, const char *name) {
+    const size_t n = strlen(name);
+    for (const char *at = text; at; at = (at = strchr(at, '\n')) ? at + 1 : NULL)
+        if (!strncmp(at, name, n)) return at + n;
+    return "";
+}
+
+static void read_text(pid_t tid, const char *file, char *text, size_t size) {
     char path[64];
-    (void)snprintf(path, sizeof path, "/proc/%d/comm", tid);
-    cleanup_file FILE *f = fopen(path, "re");
-    name[0] = 0;
-    if (f && fgets(name, 16, f)) name[strcspn(name, "\n")] = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/%s", tid, file);
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, text, size - 1);
+    text[n > 0 ? n : 0] = 0;
 }
 
-static unsigned read_umask(pid_t pid) {
-    char path[64], line[128];
-    unsigned mask = 022;
-    (void)snprintf(path, sizeof path, "/proc/%d/status", pid);
-    cleanup_file FILE *f = fopen(path, "re");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "Umask: %o", &mask) == 1) break;
-    return mask;
+/* Name, its id as its own pid namespace sees it (the last number of NSpid), and for the leader the umask: one read for all. */
+static void read_status(struct image_thread *t, struct image *process) {
+    char text[4096];
+    read_text(t->host_tid, "status", text, sizeof text);
+    for (const char *at = status_line(text, "NSpid:"); *at == '\t'; at += strspn(at, "0123456789")) t->tid = atoi(++at);
+    if (process) process->umask = (unsigned)strtoul(status_line(text, "Umask:\t"), NULL, 8);
+    const char *name = status_line(text, "Name:\t");
+    const size_t n = strcspn(name, "\n");
+    if (memchr(name, '\\', n)) { /* escaped there */
+        read_text(t->host_tid, "comm", t->name, sizeof t->name);
+        t->name[strcspn(t->name, "\n")] = 0;
+    } else {
+        (void)snprintf(t->name, sizeof t->name, "%.*s", (int)n, name);
+    }
 }
 
-/* What only the thread itself can tell: its alternate signal stack and the address cleared at its end. */
-static int ask_thread(struct image_thread *t, struct err *e) {
-    long result;
-    struct {
-        stack_t stack;
-        uint64_t clear_tid;
-    } answer;
-    const long alt[6] = {0, (long)STUB_SCRATCH};
-    const long tid[6] = {PR_GET_TID_ADDRESS, (long)(STUB_SCRATCH + sizeof(stack_t))};
-    if (inject_single(t->host_tid, &t->regs, SYS_sigaltstack, alt, &result, NULL, e)) return -1;
-    if (result) return err_sys(e, (int)-result, "sigaltstack in task %d", t->host_tid);
-    if (inject_single(t->host_tid, &t->regs, SYS_prctl, tid, &result, NULL, e)) return -1;
-    if (result) return err_sys(e, (int)-result, "PR_GET_TID_ADDRESS in task %d", t->host_tid);
-    if (task_read(t->host_tid, STUB_SCRATCH, &answer, sizeof answer, e)) return -1;
-    t->altstack = answer.stack;
-    t->clear_tid = answer.clear_tid;
-    return 0;
+/* By their text, a line each in the order of their numbers: prlimit(2) of another process takes a capability that root of a container may lack. */
+static void read_limits(pid_t pid, struct image *im) {
+    char text[4096];
+    const char *at = text;
+    read_text(pid, "limits", text, sizeof text);
+    for (int i = 0; i < IMAGE_LIMITS; i++) {
+        char soft[24], hard[24];
+        at = at ? strchr(at, '\n') : NULL;
+        im->limit[i].soft = 1, im->limit[i].hard = 0; /* not known */
+        if (!at || strlen(++at) < 26 || sscanf(at + 26, "%23s %23s", soft, hard) != 2) continue; /* "%-25s %-20s %-20s": proc(5) */
+        im->limit[i].soft = soft[0] == 'u' ? RLIM_INFINITY : strtoull(soft, NULL, 10);
+        im->limit[i].hard = hard[0] == 'u' ? RLIM_INFINITY : strtoull(hard, NULL, 10);
+    }
 }
 
-static int capture_thread(struct image_thread *t, pid_t tid, struct err *e) {
+/* Limits, and ITIMER_REAL as the leader told it. */
+static void note_process(struct image *im, pid_t leader, const struct stub_told *told) {
+    const uint64_t *v = told->real_timer; /* interval, then what is left: seconds and microseconds */
+    read_limits(leader, im);
+    if (v[0] > INT32_MAX || v[1] > 999999 || v[2] > INT32_MAX || v[3] > 999999) return;
+    im->timer_interval_us = v[0] * 1000000 + v[1];
+    im->timer_us = v[2] * 1000000 + v[3];
+}
+
+/* process: the image, when this is its leader. What the thread tells lies in memory that the cell can write: a wrong answer harms nobody else. */
+static int capture_thread(struct image_thread *t, pid_t tid, struct image *process, struct err *e) {
     t->host_tid = tid;
     if (task_get_regs(tid, &t->regs, e)) return -1;
     struct iovec iov = {t->xstate, sizeof t->xstate};
@@ -69,10 +88,16 @@ static int capture_thread(struct image_thread *t, pid_t tid, struct err *e) {
     if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid, sizeof t->rseq, &t->rseq) != sizeof t->rseq)
         return err_sys(e, errno, "rseq of task %d", tid);
     if (syscall(SYS_get_robust_list, tid, &t->robust_list, &t->robust_len)) return err_sys(e, errno, "robust list of task %d", tid);
-    read_name(tid, t->name);
+    read_status(t, process);
     /* no signal may interrupt the injected calls */
     if (ptrace(PTRACE_SETSIGMASK, tid, sizeof all_signals, &all_signals)) return err_sys(e, errno, "block signals of task %d", tid);
-    int rc = ask_thread(t, e);
+    struct stub_told told;
+    int rc = inject_ask(tid, &t->regs, &told, e);
+    if (!rc) {
+        memcpy(&t->altstack, told.altstack, sizeof t->altstack);
+        t->clear_tid = told.clear_tid;
+        if (process) note_process(process, tid, &told);
+    }
     if (ptrace(PTRACE_SETSIGMASK, tid, sizeof t->signal_mask, &t->signal_mask) && !rc)
         rc = err_sys(e, errno, "unblock signals of task %d", tid);
     if (task_set_regs(tid, &t->regs, e)) rc = -1;
@@ -80,10 +105,10 @@ static int capture_thread(struct image_thread *t, pid_t tid, struct err *e) {
 }
 
 int image_capture(struct image *out, pid_t leader, struct err *e) {
-    *out = (struct image){.zygote = true, .threads = 1, .cwd = "/", .umask = read_umask(leader)};
+    *out = (struct image){.zygote = true, .threads = 1, .cwd = "/"};
     out->thread = calloc(1, sizeof *out->thread);
     if (!out->thread) return err_sys(e, ENOMEM, "image of task %d", leader);
-    if (capture_thread(&out->thread[0], leader, e)) {
+    if (capture_thread(&out->thread[0], leader, out, e)) {
         image_free(out);
         return -1;
     }
@@ -91,19 +116,6 @@ int image_capture(struct image *out, pid_t leader, struct err *e) {
 }
 
 /* ---- a running context ---- */
-
-/* The thread's id as its own pid namespace sees it: the last number of NSpid. */
-static int own_tid(pid_t tid) {
-    char path[64], line[256];
-    int own = -1;
-    (void)snprintf(path, sizeof path, "/proc/%d/status", tid);
-    cleanup_file FILE *f = fopen(path, "re");
-    while (f && own < 0 && fgets(line, sizeof line, f)) {
-        char *last = strncmp(line, "NSpid:", 6) ? NULL : strrchr(line, '\t');
-        if (last) own = atoi(last);
-    }
-    return own;
-}
 
 /* A stop that is not the interrupt's own delivers a signal: hand it on and wait again, or it would be lost. */
 static int wait_interrupt(pid_t tid, struct err *e) {
@@ -135,8 +147,10 @@ static int seize_new(struct image *im, pid_t leader, struct err *e) {
             if (errno == ESRCH) continue; /* it has just ended */
             return err_sys(e, errno, "seize thread %d (a context whose main thread has ended cannot be copied)", tid);
         }
+        struct image_thread *thread = &im->thread[im->threads++];
+        thread->host_tid = tid;
+        inject_here(tid, &thread->affinity);
         (void)ptrace(PTRACE_INTERRUPT, tid, 0, 0);
-        im->thread[im->threads++].host_tid = tid;
     }
     return 0;
 }
@@ -166,25 +180,44 @@ int image_freeze(struct image *out, pid_t leader, struct err *e) {
     if (!(out->thread = calloc(IMAGE_THREADS_MAX, sizeof *out->thread))) return err_sys(e, ENOMEM, "image of task %d", leader);
     if (stop_all(out, leader, e)) return -1;
     leader_first(out, leader);
-    out->umask = read_umask(leader);
     (void)snprintf(path, sizeof path, "/proc/%d/cwd", leader);
     ssize_t n = readlink(path, out->cwd, sizeof out->cwd - 1);
     out->cwd[n > 0 && out->cwd[0] == '/' ? n : 0] = 0;
     for (int i = 0; i < out->threads; i++) {
         pid_t tid = out->thread[i].host_tid;
-        if (capture_thread(&out->thread[i], tid, e)) return -1;
-        if ((out->thread[i].tid = own_tid(tid)) < 1) return err_set(e, ERR_INTERNAL, "thread %d has no id of its own", tid);
+        if (capture_thread(&out->thread[i], tid, i ? NULL : out, e)) return -1;
+        if (out->thread[i].tid < 1) return err_set(e, ERR_INTERNAL, "thread %d has no id of its own", tid);
     }
     return 0;
 }
 
 void image_thaw(struct image *im) {
     /* one that did not stop in time cannot be let go now; the server does it when it stops */
-    for (int i = 0; im->frozen && i < im->threads; i++) (void)ptrace(PTRACE_DETACH, im->thread[i].host_tid, 0, 0);
+    for (int i = 0; im->frozen && i < im->threads; i++) {
+        if (im->thread[i].host_tid) inject_back(im->thread[i].host_tid, &im->thread[i].affinity);
+        (void)ptrace(PTRACE_DETACH, im->thread[i].host_tid, 0, 0);
+    }
     im->frozen = false;
 }
 
+struct image_file *image_add_file(struct image *im) {
+    const uint32_t n = im->files;
+    if (n == STATE_FILES_MAX) return NULL;
+    if (n < 16 ? n == 0 : (n & (n - 1)) == 0) { /* room doubles */
+        struct image_file *more = realloc(im->file, (n < 16 ? 16 : 2 * n) * sizeof *more);
+        if (!more) return NULL;
+        im->file = more;
+    }
+    im->file[n] = (struct image_file){0};
+    im->files++;
+    return &im->file[n];
+}
+
 void image_free(struct image *im) {
+    for (uint32_t i = 0; i < im->files; i++) free(im->file[i].extra);
+    free(im->file);
+    free(im->action);
+    notes_free(&im->notes);
     free(im->thread);
     *im = (struct image){0};
 }
@@ -223,9 +256,82 @@ int image_apply_kernel(const struct image *im, int i, pid_t to, struct err *e) {
     }
     if (!host.off[LAYER_CAPS])
         batch_add(&b, SYS_capset, base + (long)offsetof(__typeof__(arg), none.header), base + (long)offsetof(__typeof__(arg), none.data), 0, 0, 0);
-    /* every change of credentials made the shared memory undumpable: debuggers of the cell's own user would be shut out */
-    if (i == 0) batch_add(&b, SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
     return inject_batch(to, &t->regs, &b, NULL, e);
+}
+
+/* ---- the process ---- */
+
+#define SIGNALS 64
+
+/* struct kernel_sigaction, as rt_sigaction(2) takes it */
+struct action {
+    uint64_t handler, flags, restorer, mask;
+};
+
+int image_ask_actions(struct image *im, pid_t copy, struct err *e) {
+    struct action told[SIGNALS];
+    struct batch b = {.n = 0};
+    if (im->action) return 0;
+    inject_deadline(1000);
+    for (int signo = 1; signo <= SIGNALS; signo++) batch_try(&b, SYS_rt_sigaction, signo, 0, (long)(STUB_SCRATCH + (uint64_t)(signo - 1) * sizeof told[0]), 8, 0);
+    int rc = inject_batch(copy, &im->thread[0].regs, &b, NULL, e);
+    inject_deadline(0);
+    if (rc || task_read(copy, STUB_SCRATCH, told, sizeof told, e)) return -1;
+    if (!(im->action = calloc(SIGNALS, sizeof *im->action))) return err_sys(e, ENOMEM, "signal actions");
+    for (int i = 0; i < SIGNALS; i++) {
+        if (b.call[i].ret || !told[i].handler) continue;
+        im->action[im->actions++] = (struct state_action){.signo = i + 1, .handler = told[i].handler, .flags = told[i].flags, .restorer = told[i].restorer, .mask = told[i].mask};
+    }
+    return 0;
+}
+
+/* Every signal, also those the image does not name: the memory came into a process that has the zygote's actions. */
+static int set_actions(const struct image *im, pid_t to, struct err *e) {
+    struct action set[SIGNALS] = {0};
+    struct batch b = {.n = 0};
+    for (uint32_t i = 0; i < im->actions; i++) {
+        const struct state_action *a = &im->action[i];
+        set[a->signo - 1] = (struct action){a->handler, a->flags, a->restorer, a->mask};
+    }
+    if (task_write(to, STUB_SCRATCH, set, sizeof set, e)) return -1;
+    for (int signo = 1; signo <= SIGNALS; signo++)
+        if (signo != SIGKILL && signo != SIGSTOP) batch_add(&b, SYS_rt_sigaction, signo, (long)(STUB_SCRATCH + (uint64_t)(signo - 1) * sizeof set[0]), 0, 8, 0);
+    return inject_batch(to, &im->thread[0].regs, &b, NULL, e);
+}
+
+/* Never above what the cell has; NOFILE and CORE are the cell's own (ferry.c, host.h). */
+static int set_limits(const struct image *im, pid_t to, struct err *e) {
+    struct image now;
+    struct rlimit want[IMAGE_LIMITS];
+    struct batch b = {.n = 0};
+    if (im->zygote) return 0;
+    read_limits(to, &now);
+    for (int i = 0; i < RLIM_NLIMITS; i++) {
+        want[i] = (struct rlimit){im->limit[i].soft, im->limit[i].hard};
+        if (i == RLIMIT_NOFILE || i == RLIMIT_CORE || want[i].rlim_cur > want[i].rlim_max || now.limit[i].soft > now.limit[i].hard) continue;
+        if (want[i].rlim_max > now.limit[i].hard) want[i].rlim_max = now.limit[i].hard;
+        if (want[i].rlim_cur > want[i].rlim_max) want[i].rlim_cur = want[i].rlim_max;
+        if (want[i].rlim_cur == now.limit[i].soft && want[i].rlim_max == now.limit[i].hard) continue;
+        batch_try(&b, SYS_prlimit64, 0, i, (long)(STUB_SCRATCH + (uint64_t)i * sizeof want[0]), 0, 0);
+    }
+    if (!b.n) return 0;
+    if (task_write(to, STUB_SCRATCH, want, sizeof want, e)) return -1;
+    return inject_batch(to, &im->thread[0].regs, &b, NULL, e);
+}
+
+int image_apply_process(const struct image *im, pid_t leader, struct err *e) {
+    const struct itimerval timer = {.it_interval = {(time_t)(im->timer_interval_us / 1000000), (suseconds_t)(im->timer_interval_us % 1000000)},
+                                    .it_value = {(time_t)(im->timer_us / 1000000), (suseconds_t)(im->timer_us % 1000000)}};
+    struct batch b = {.n = 0};
+    if (im->stated && set_actions(im, leader, e)) return -1;
+    if (set_limits(im, leader, e)) return -1;
+    if (im->timer_us) {
+        if (task_write(leader, STUB_SCRATCH, &timer, sizeof timer, e)) return -1;
+        batch_add(&b, SYS_setitimer, ITIMER_REAL, (long)STUB_SCRATCH, 0, 0, 0);
+    }
+    /* every change of credentials made the shared memory undumpable */
+    batch_add(&b, SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+    return inject_batch(leader, &im->thread[0].regs, &b, NULL, e);
 }
 
 /* A restartable sequence that was caught in the middle would not be aborted under a fresh registration: do it here. */

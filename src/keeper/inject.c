@@ -1,6 +1,7 @@
 #include "keeper/inject.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -39,6 +40,39 @@ void inject_deadline(unsigned ms) {
     struct itimerval t = {.it_value = {ms / 1000, (ms % 1000) * 1000}};
     if (ms) t.it_interval.tv_usec = 100000;
     setitimer(ITIMER_REAL, &t, NULL);
+}
+
+/* ---- one processor ---- */
+
+static struct affinity keepers_own, here;
+static bool staying;
+
+void inject_stay(bool on) {
+    if (on == staying) return;
+    int cpu = on ? sched_getcpu() : -1;
+    if (on && (cpu < 0 || cpu >= 1024 || sched_getaffinity(0, sizeof keepers_own, (cpu_set_t *)keepers_own.bits))) return;
+    if (on) {
+        here = (struct affinity){0};
+        here.bits[cpu / 64] = 1ull << (cpu % 64);
+    }
+    staying = on && !sched_setaffinity(0, sizeof here, (cpu_set_t *)here.bits);
+    if (!on) (void)sched_setaffinity(0, sizeof keepers_own, (cpu_set_t *)keepers_own.bits);
+}
+
+void inject_here(pid_t pid, struct affinity *old) {
+    if (old) *old = (struct affinity){0};
+    if (!staying) return;
+    if (old && sched_getaffinity(pid, sizeof *old, (cpu_set_t *)old->bits)) return;
+    (void)sched_setaffinity(pid, sizeof here, (cpu_set_t *)here.bits);
+}
+
+void inject_back(pid_t pid, const struct affinity *a) {
+    static const struct affinity none;
+    struct affinity all;
+    const bool known = a && memcmp(a, &none, sizeof none);
+    if (!known && !staying) return;
+    memset(&all, 0xff, sizeof all);
+    (void)sched_setaffinity(pid, sizeof all, (cpu_set_t *)(uintptr_t)(known ? a : &all)->bits);
 }
 
 static int wait_status(pid_t pid, int *status, struct err *e) {
@@ -80,7 +114,7 @@ int task_set_regs(pid_t pid, const arch_regs *r, struct err *e) {
 
 /* The code that is about to run in the keeper's name must be ours to the byte. */
 static int verify_stub(pid_t pid, struct err *e) {
-    uint8_t seen[128];
+    uint8_t seen[256];
     if (task_read(pid, STUB_CODE, seen, arch_stub_size, e)) return -1;
     if (memcmp(seen, arch_stub, arch_stub_size)) return err_set(e, ERR_LOST, "the injected code of task %d was changed", pid);
     return 0;
@@ -120,6 +154,16 @@ int inject_single(pid_t pid, const arch_regs *base, long nr, const long arg[6], 
     return 0;
 }
 
+int inject_ask(pid_t pid, const arch_regs *base, struct stub_told *told, struct err *e) {
+    arch_regs r;
+    if (verify_stub(pid, e)) return -1;
+    arch_enter_ask(&r, base);
+    if (task_set_regs(pid, &r, e) || run_to_breakpoint(pid, NULL, e) || task_get_regs(pid, &r, e)) return -1;
+    if (!arch_ask_done(&r)) return err_set(e, ERR_LOST, "task %d left the injected code", pid);
+    if (arch_asked(&r)) return err_set(e, ERR_INTERNAL, "task %d cannot tell its state", pid);
+    return task_read(pid, STUB_SCRATCH, told, sizeof *told, e);
+}
+
 int inject_at(pid_t pid, const arch_regs *base, uint64_t address, long nr, const long arg[6], long *result, struct err *e) {
     arch_regs r;
     arch_enter_at(&r, base, address, nr, arg);
@@ -130,13 +174,17 @@ int inject_at(pid_t pid, const arch_regs *base, uint64_t address, long nr, const
     return 0;
 }
 
-int inject_batch(pid_t pid, const arch_regs *base, struct batch *b, pid_t *child, struct err *e) {
+int inject_table(pid_t pid, const arch_regs *base, struct batch *b, pid_t *child, struct err *e) {
     arch_regs r;
     size_t bytes = b->n * sizeof b->call[0];
     if (verify_stub(pid, e) || task_write(pid, STUB_DATA, b->call, bytes, e)) return -1;
     arch_enter_batch(&r, base, b->n);
     if (task_set_regs(pid, &r, e) || run_to_breakpoint(pid, child, e)) return -1;
-    if (task_read(pid, STUB_DATA, b->call, bytes, e)) return -1;
+    return task_read(pid, STUB_DATA, b->call, bytes, e);
+}
+
+int inject_batch(pid_t pid, const arch_regs *base, struct batch *b, pid_t *child, struct err *e) {
+    if (inject_table(pid, base, b, child, e)) return -1;
     for (size_t i = 0; i < b->n; i++)
         if (b->call[i].ret < 0 && !b->call[i].ignore)
             return err_sys(e, (int)-b->call[i].ret, "injected call %zu (number %d) in task %d", i, (int)b->call[i].nr, pid);

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "keeper/cgroup.h"
 #include "keeper/host.h"
+#include "keeper/keep.h"
 #include "keeper/layers.h"
 #include "keeper/server.h"
 #include "keeper/zygote.h"
@@ -29,6 +30,8 @@ static const char usage[] =
     "  --contexts DIR   kernels of the contexts (python/, shell/)\n"
     "  --guest PATH     the cella-guest program\n"
     "  --debug          log more\n"
+    "  --plain-layers   cells' files as plain directories, without limits and snapshots (copies instead), also where btrfs could be used\n"
+    "  --layers-reserve MIB  the image of the layers grows when less than this is free in it (512)\n"
 #ifdef CELLA_TEST_LAYERS
     "  --without LAYER  test build: switch a layer of defence off (seccomp, landlock, masks, caps, limits, userlimits)\n"
 #endif
@@ -36,12 +39,13 @@ static const char usage[] =
 
 struct options {
     const char *state, *socket, *user, *contexts, *guest;
+    struct layers_options layers;
 };
 
 static int parse(int argc, char **argv, struct options *o) {
     static const struct option known[] = {{"state", 1, NULL, 's'}, {"socket", 1, NULL, 'S'}, {"user", 1, NULL, 'u'},
                                           {"contexts", 1, NULL, 'c'}, {"guest", 1, NULL, 'g'}, {"debug", 0, NULL, 'd'},
-                                          {"without", 1, NULL, 'w'}, {"foreground", 0, NULL, 'f'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
+                                          {"without", 1, NULL, 'w'}, {"foreground", 0, NULL, 'f'}, {"plain-layers", 0, NULL, 'p'}, {"layers-reserve", 1, NULL, 'r'}, {"help", 0, NULL, 'h'}, {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, "h", known, NULL)) >= 0;) switch (c) {
         case 's': o->state = optarg; break;
         case 'S': o->socket = optarg; break;
@@ -49,6 +53,8 @@ static int parse(int argc, char **argv, struct options *o) {
         case 'c': o->contexts = optarg; break;
         case 'g': o->guest = optarg; break;
         case 'd': log_open("cella-keeper", LOG_DEBUG); break;
+        case 'p': o->layers.plain = true; break;
+        case 'r': o->layers.reserve_bytes = strtoull(optarg, NULL, 10) << 20; break;
         case 'f': break; /* it always stays in the foreground */
         case 'w':
             if (!host_layer_off(optarg)) break;
@@ -110,10 +116,11 @@ int main(int argc, char **argv) {
     }
     uid_t uid = user->pw_uid;
     for (size_t i = 0; i < ZYGOTES_MAX; i++) zygotes[i].ready_fd = -1;
+    keeps_open();
     prepare_process();
     int listen_fd = -1;
     if (!lock_state(o.state, &e) && !host_open(o.state, o.contexts, o.guest, &e) && !cgroup_open(host.state, &host.features, &e) &&
-        !cgroup_make("zygotes", NULL, &e) && !layers_open(host.state, &host.features, &e))
+        !cgroup_make("zygotes", NULL, &e) && !layers_open(host.state, &o.layers, &host.features, &e))
         listen_fd = server_listen(o.socket, uid, &e);
     if (listen_fd < 0 || host_settle(&e)) {
         log_error("%s%s%s", e.text, e.hint ? ": " : "", e.hint ? e.hint : "");

@@ -1,6 +1,7 @@
 #include "keeper/server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,21 +23,32 @@
 #include "keeper/cell.h"
 #include "keeper/cgroup.h"
 #include "keeper/host.h"
+#include "keeper/keep.h"
+#include "keeper/layers.h"
+#include "keeper/state.h"
+#include "keeper/thaw.h"
 #include "keeper/zygote.h"
 
+#define GROW_MS 200 /* a disk that writes 2 GB/s fills 400 MB meanwhile: less than LAYERS_RESERVE. Only while there are cells */
 #define SPARE_WAIT_MS 5 /* nothing asked for so long: time for the copies made ahead */
 
 static int client = -1;
+static bool left; /* a daemon is gone, and what belonged to its connection is not dropped yet */
 static struct keeper_report report;
 
 /* ---- answers ---- */
+
+static void lose_client(void) {
+    left = left || client >= 0;
+    close_fd(&client);
+}
 
 /* Send one message with n descriptors. A daemon that does not read its socket is dropped: it can connect again and find everything. */
 static void send_reply(const struct keeper_reply *r, const int *fds, size_t n) {
     if (client < 0) return;
     if (fdpass_send(client, r, sizeof *r, fds, n, MSG_DONTWAIT)) {
         log_warn("daemon dropped: %s", strerror(errno));
-        close_fd(&client);
+        lose_client();
     }
 }
 
@@ -60,6 +72,17 @@ static void answer(struct keeper_reply *r, int rc, const struct err *e, const in
     send_reply(r, fds, rc ? 0 : n);
 }
 
+/* An answer with descriptors that are only made for it; the notes' file comes last. Closes them all. */
+static void answer_made(struct keeper_reply *r, int rc, const struct notes *notes, struct err *e, int *fds, size_t n) {
+    int file = -1;
+    if (!rc && notes && notes->count) {
+        if ((file = notes_file(notes, &r->notes, e)) < 0) rc = -1;
+        fds[n] = file;
+    }
+    answer(r, rc, e, fds, n + (file >= 0));
+    if (file >= 0) close(file);
+}
+
 void on_context_exit(struct cell *c, int slot, enum keeper_fate fate, int code) {
     struct keeper_reply r = event(KEEPER_EVENT_CONTEXT_EXIT, c);
     r.slot = (uint32_t)slot;
@@ -79,7 +102,7 @@ void on_cell_removed(struct cell *c) {
     struct keeper_reply r = event(KEEPER_CELL_DESTROY, c);
     r.tag = c->destroy_tag;
     report.cells--;
-    send_reply(&r, NULL, 0);
+    if (r.tag) send_reply(&r, NULL, 0);
 }
 
 /* ---- requests ---- */
@@ -106,7 +129,8 @@ static int fill(struct cell *c, const struct keeper_request *q, struct err *e) {
     struct zygote *z = warm(c->template_id, q->language, e);
     if (!z) return -1;
     int64_t t = monotonic_us();
-    int rc = cell_fill(c, (int)q->slot, z->pid, zygote_take_spare(z), &z->image, z->language, e);
+    const struct cell_memory m = {.sentinel = z->pid, .spare = zygote_take_spare(z), .image = &z->image, .language = z->language, .zygote = z->number};
+    int rc = cell_fill(c, (int)q->slot, &m, NULL, e);
     report.ferry_us_last = (uint64_t)(monotonic_us() - t);
     report.contexts_made += !rc;
     return rc;
@@ -117,7 +141,12 @@ static void do_cell_make(const struct keeper_request *q) {
     struct err e;
     struct cell *c = NULL;
     int64_t t = monotonic_us();
-    if (!q->language || warm(q->template_id, q->language, &e)) c = cell_make(q->id, q->template_id, &q->limits, NULL, &e);
+    const struct cell_files files = {.layer = q->layer[0] ? q->layer : NULL};
+    if (files.layer && !id_valid(files.layer, "img_")) {
+        err_set(&e, ERR_INVALID, "not an id of a kept layer");
+    } else if (!q->language || warm(q->template_id, q->language, &e)) {
+        c = cell_make(q->id, q->template_id, &q->limits, files, &e);
+    }
     report.cell_make_us_last = (uint64_t)(monotonic_us() - t);
     if (!c) {
         answer(&r, -1, &e, NULL, 0);
@@ -125,7 +154,7 @@ static void do_cell_make(const struct keeper_request *q) {
     }
     report.cells++;
     report.cells_made++;
-    int rc = q->language ? fill(c, q, &e) : 0;
+    int rc = q->language ? fill(c, q, &e) : cell_ready(c, &e);
     const struct context *x = &c->context[q->slot % KEEPER_SLOTS];
     const int fds[4] = {c->guest_fd, x->control_fd, x->stdout_fd, x->stderr_fd};
     r.cell = cell_index(c);
@@ -153,23 +182,35 @@ static size_t all_streams(const struct cell *c, uint32_t *slots, int fds[KEEPER_
     return n;
 }
 
+static struct capture *captured(const struct keeper_request *q, struct err *e) {
+    struct capture *k = capture_find(q->capture);
+    if (!k) {
+        err_set(e, ERR_NOT_FOUND, "no such capture");
+        e->sys_errno = ENOENT;
+    }
+    return k;
+}
+
 static void do_capture(const struct keeper_request *q) {
     struct keeper_reply r = reply_to(q);
     struct err e;
     struct cell *c = wanted(q, &e);
-    struct capture *k = c ? capture_cell(c, q->capture, &e) : NULL;
+    struct capture *k = c ? capture_cell(c, q->capture, q->flags & KEEPER_HOLD, &e) : NULL;
+    int fds[1];
+    for (uint32_t i = 0; k && i < KEEPER_SLOTS; i++) r.slots |= k->slot[i].sentinel ? 1u << i : 0;
     r.frozen_us = k ? (uint32_t)k->frozen_us : 0;
-    answer(&r, k ? 0 : -1, &e, NULL, 0);
+    answer_made(&r, k ? 0 : -1, k ? &k->notes : NULL, &e, fds, 0);
 }
 
 static void do_capture_make(const struct keeper_request *q) {
     struct keeper_reply r = reply_to(q);
     struct err e;
-    int fds[KEEPER_FDS_MAX];
-    struct capture *k = capture_find(q->capture);
-    if (!k) err_set(&e, ERR_NOT_FOUND, "no such capture");
-    struct cell *c = k ? capture_make_cell(k, q->id, &e) : NULL;
+    int fds[KEEPER_FDS_MAX + 1];
+    struct notes notes = {0};
+    struct capture *k = captured(q, &e);
+    struct cell *c = k ? capture_make_cell(k, q->id, q->flags & KEEPER_LAST, &notes, &e) : NULL;
     if (!c) {
+        notes_free(&notes);
         answer(&r, -1, &e, NULL, 0);
         return;
     }
@@ -178,15 +219,81 @@ static void do_capture_make(const struct keeper_request *q) {
     r.cell = cell_index(c);
     r.serial = c->serial;
     size_t n = all_streams(c, &r.slots, fds);
-    answer(&r, 0, NULL, fds, n);
+    answer_made(&r, 0, &notes, &e, fds, n);
+    notes_free(&notes);
 }
 
 static void do_capture_drop(const struct keeper_request *q) {
     struct keeper_reply r = reply_to(q);
     struct err e;
-    struct capture *k = capture_find(q->capture);
+    struct capture *k = captured(q, &e);
     if (k) capture_drop(k);
-    answer(&r, k ? 0 : err_set(&e, ERR_NOT_FOUND, "no such capture"), &e, NULL, 0);
+    answer(&r, k ? 0 : -1, &e, NULL, 0);
+}
+
+/* What the daemon reads of a stopped copy: its memory, pagemap and maps. They say what the opener may see, page frames as well. */
+static int open_memory(pid_t pid, int fds[3], struct err *e) {
+    static const char *const name[] = {"mem", "pagemap", "maps"};
+    char path[64];
+    for (int i = 0; i < 3; i++) {
+        (void)snprintf(path, sizeof path, "/proc/%d/%s", pid, name[i]);
+        if ((fds[i] = open(path, O_RDONLY | O_CLOEXEC)) >= 0) continue;
+        err_sys(e, errno, "open %s", path);
+        while (i > 0) close(fds[--i]);
+        return -1;
+    }
+    return 0;
+}
+
+static void do_open(const struct keeper_request *q) {
+    struct keeper_reply r = reply_to(q);
+    struct err e;
+    int fds[4] = {-1, -1, -1, -1}, rc = -1;
+    size_t n = 3;
+    if (q->op == KEEPER_ZYGOTE_OPEN) {
+        const struct zygote *z = warm(q->template_id, q->language, &e);
+        if (z && !(rc = open_memory(z->pid, fds, &e))) r.zygote = z->number;
+    } else {
+        struct capture *k = captured(q, &e);
+        struct captured *s = k && q->slot < KEEPER_SLOTS && k->slot[q->slot].sentinel ? &k->slot[q->slot] : NULL;
+        if (k && !s) err_set(&e, ERR_NOT_FOUND, "no context in this slot");
+        if (s && !open_memory(s->sentinel, fds, &e)) rc = image_ask_actions(&s->image, s->sentinel, &e) || (fds[n++] = image_write(&s->image, &e)) < 0 ? -1 : 0;
+        if (s) r.language = (uint32_t)s->language;
+        if (s) r.zygote = zygote_lives(s->zygote) ? s->zygote : 0;
+    }
+    answer(&r, rc, &e, fds, n);
+    for (size_t i = 0; i < 4; i++) close_fd(&fds[i]);
+}
+
+/* ---- kept layers ---- */
+
+static void do_layer_keep(const struct keeper_request *q) {
+    struct keeper_reply r = reply_to(q);
+    struct err e;
+    struct capture *k = captured(q, &e);
+    if (!k || keep_start(k, q->id, q->tag, &e)) answer(&r, -1, &e, NULL, 0); /* else keep_spoke */
+}
+
+static void keep_spoke(struct keep *p) {
+    struct keeper_reply r = {.magic = KEEPER_MAGIC, .op = KEEPER_LAYER_KEEP, .tag = p->tag};
+    struct err e;
+    uint64_t bytes;
+    (void)snprintf(r.id, sizeof r.id, "%s", p->id);
+    int rc = keep_finish(p, &bytes, &e);
+    if (!rc) r.bytes = bytes;
+    if (r.tag) answer(&r, rc, &e, NULL, 0);
+}
+
+static void do_layer_list(const struct keeper_request *q) {
+    struct keeper_reply r = reply_to(q);
+    cleanup_dir DIR *d = layers_list();
+    for (const char *id; d && (id = layers_next_kept(d));) {
+        struct keeper_reply found = {.magic = KEEPER_MAGIC, .op = KEEPER_EVENT_LAYER, .bytes = layer_bytes(id)};
+        (void)snprintf(found.id, sizeof found.id, "%s", id);
+        send_reply(&found, NULL, 0);
+    }
+    struct err e;
+    answer(&r, d ? 0 : err_set(&e, ERR_INTERNAL, "the layers cannot be listed"), &e, NULL, 0);
 }
 
 static void do_context_make(const struct keeper_request *q) {
@@ -197,6 +304,35 @@ static void do_context_make(const struct keeper_request *q) {
     const struct context *x = c ? &c->context[q->slot % KEEPER_SLOTS] : NULL;
     const int fds[3] = {x ? x->control_fd : -1, x ? x->stdout_fd : -1, x ? x->stderr_fd : -1};
     answer(&r, rc, &e, fds, 3);
+}
+
+/* ---- contexts from images ---- */
+
+static void do_thaw(const struct keeper_request *q, int fd) {
+    struct keeper_reply r = reply_to(q);
+    struct err e;
+    struct cell *c = wanted(q, &e);
+    struct notes notes = {0};
+    int fds[6], made[2] = {-1, -1}, rc = -1;
+    size_t n = 0;
+    if (c && q->slot >= KEEPER_SLOTS) {
+        err_set(&e, ERR_INVALID, "no such slot");
+    } else if (c && q->op == KEEPER_THAW_BEGIN) {
+        struct zygote *z = warm(c->template_id, q->language, &e);
+        rc = z ? thaw_begin(c, (int)q->slot, z, fd, made, &e) : -1;
+        const struct context *x = &c->context[q->slot];
+        fds[n++] = x->control_fd, fds[n++] = x->stdout_fd, fds[n++] = x->stderr_fd, fds[n++] = made[0], fds[n++] = made[1];
+        if (z) r.zygote = z->number;
+    } else if (c && q->op == KEEPER_THAW_CALLS) {
+        rc = thaw_calls(c, (int)q->slot, fd, &e);
+    } else if (c) {
+        rc = thaw_run(c, (int)q->slot, &notes, &e);
+        report.contexts_made += !rc;
+    }
+    answer_made(&r, rc, &notes, &e, fds, n);
+    notes_free(&notes);
+    close_fd(&made[0]);
+    close_fd(&made[1]);
 }
 
 static void do_zygote_start(const struct keeper_request *q) {
@@ -221,14 +357,14 @@ static void zygote_spoke(struct zygote *z) {
     int rc = zygote_settle(z, &e);
     if (rc) log_error("zygote: %s", e.text);
     report.zygotes += !rc;
-    answer(&r, rc, &e, NULL, 0);
+    if (z->tag) answer(&r, rc, &e, NULL, 0);
 }
 
 static void do_list(const struct keeper_request *q) {
     struct keeper_reply r = reply_to(q);
     for (uint32_t i = 0; i < KEEPER_CELLS_MAX; i++) {
         struct cell *c = &cells[i];
-        if (!c->used || c->dying) continue;
+        if (!cell_alive(c)) continue;
         struct keeper_reply found = event(KEEPER_EVENT_FOUND, c);
         int fds[KEEPER_FDS_MAX];
         size_t n = all_streams(c, &found.slots, fds);
@@ -244,11 +380,20 @@ static void do_small(const struct keeper_request *q) {
     int rc = -1;
     if (c) switch (q->op) {
         case KEEPER_CELL_LIMITS: rc = cell_limit(c, &q->limits, &e); break;
-        case KEEPER_CELL_FREEZE: rc = cgroup_freeze(c->id, q->on != 0, &e); break;
+        case KEEPER_CELL_FREEZE: rc = cell_pause(c, q->on != 0, &e); break;
         case KEEPER_CELL_STATS: rc = cell_stats(c, &r.stats, &e); break;
         case KEEPER_CONTEXT_SIGNAL: rc = cell_signal(c, (int)q->slot, q->signo, &e); break;
         default: rc = err_set(&e, ERR_INVALID, "no such operation"); break;
         }
+    answer(&r, rc, &e, NULL, 0);
+}
+
+static void do_rename(const struct keeper_request *q) {
+    struct keeper_reply r = reply_to(q);
+    struct err e;
+    struct cell *c = wanted(q, &e), *old = cell_called(q->id);
+    int rc = c ? cell_rename(c, q->id, &e) : -1;
+    if (!rc && old && old != c) report.cells--;
     answer(&r, rc, &e, NULL, 0);
 }
 
@@ -265,9 +410,10 @@ static void do_destroy(const struct keeper_request *q) {
     cell_destroy(c);
 }
 
-static void serve(struct keeper_request *q) {
+/* fd: what came with it, or -1. */
+static void serve(struct keeper_request *q, int fd) {
     struct keeper_reply r = reply_to(q);
-    q->id[sizeof q->id - 1] = q->template_id[sizeof q->template_id - 1] = 0;
+    q->id[sizeof q->id - 1] = q->template_id[sizeof q->template_id - 1] = q->layer[sizeof q->layer - 1] = 0;
     switch (q->op) {
     case KEEPER_HELLO:
         r.report = report;
@@ -289,6 +435,20 @@ static void serve(struct keeper_request *q) {
     case KEEPER_CAPTURE: do_capture(q); break;
     case KEEPER_CAPTURE_MAKE: do_capture_make(q); break;
     case KEEPER_CAPTURE_DROP: do_capture_drop(q); break;
+    case KEEPER_CAPTURE_OPEN:
+    case KEEPER_ZYGOTE_OPEN: do_open(q); break;
+    case KEEPER_LAYER_KEEP: do_layer_keep(q); break;
+    case KEEPER_LAYER_LIST: do_layer_list(q); break;
+    case KEEPER_LAYER_DROP: {
+        struct err e;
+        int rc = keep_drop(q->id, &e);
+        answer(&r, rc, &e, NULL, 0);
+        break;
+    }
+    case KEEPER_THAW_BEGIN:
+    case KEEPER_THAW_CALLS:
+    case KEEPER_THAW_RUN: do_thaw(q, fd); break;
+    case KEEPER_CELL_RENAME: do_rename(q); break;
     default: do_small(q); break;
     }
 }
@@ -307,21 +467,40 @@ static void take_client(int listen_fd, uid_t daemon_uid) {
     }
     int bytes = 8 << 20; /* room for the answers to a burst: each takes about a kilobyte of socket memory */
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes);
-    close_fd(&client);
+    lose_client();
     client = fd;
     log_info("daemon connected (pid %d)", peer.pid);
 }
 
 static void read_client(void) {
     struct keeper_request q;
-    ssize_t n = recv(client, &q, sizeof q, MSG_DONTWAIT | MSG_TRUNC);
+    cleanup_close int fd = -1; /* one may come along; the kernel drops what there is no room for */
+    union {
+        char space[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct iovec iov = {&q, sizeof q};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = CMSG_LEN(sizeof fd)};
+    ssize_t n = recvmsg(client, &m, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
+    const struct cmsghdr *h = n < 0 ? NULL : CMSG_FIRSTHDR(&m);
+    if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS && h->cmsg_len == CMSG_LEN(sizeof fd)) memcpy(&fd, CMSG_DATA(h), sizeof fd);
     if (n == (ssize_t)sizeof q && q.magic == KEEPER_MAGIC) {
-        serve(&q);
+        serve(&q, fd);
         return;
     }
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     log_warn("daemon gone%s; cells live on", n > 0 ? " (it does not speak this keeper's protocol)" : "");
-    close_fd(&client);
+    lose_client();
+}
+
+/* What belonged to the connection that ended: captures, and the answers that somebody waited for. */
+static void forget_client(void) {
+    captures_drop();
+    thaws_drop();
+    cells_forget_requests();
+    keeps_forget();
+    for (size_t i = 0; i < ZYGOTES_MAX; i++) zygotes[i].tag = 0;
+    left = false;
 }
 
 /* Sentinels must never run: nothing lets one go. */
@@ -330,7 +509,7 @@ static bool is_sentinel(pid_t pid) { return zygote_has_sentinel(pid) || cell_has
 /* A stop nobody waits for: a thread that did not stop in time for a fork and does now. */
 static void let_go(pid_t pid, int status) {
     int signo = status >> 16 ? 0 : WSTOPSIG(status);
-    if (!is_sentinel(pid)) (void)ptrace(PTRACE_DETACH, pid, 0, signo);
+    if (!is_sentinel(pid) && !capture_holds(pid)) (void)ptrace(PTRACE_DETACH, pid, 0, signo);
 }
 
 static void reap(void) {
@@ -340,7 +519,7 @@ static void reap(void) {
             let_go(pid, status);
             continue;
         }
-        if (cell_reaped(pid, status) || capture_reaped(pid) || zygote_spare_reaped(pid)) continue;
+        if (capture_reaped(pid) || cell_reaped(pid, status) || zygote_spare_reaped(pid)) continue;
         for (size_t i = 0; i < ZYGOTES_MAX; i++) {
             struct zygote *z = &zygotes[i];
             if (z->pid != pid) continue;
@@ -367,6 +546,14 @@ int server_listen(const char *path, uid_t daemon_uid, struct err *e) {
     return steal_fd(&fd); /* the path stays behind when the keeper ends; the next one replaces it */
 }
 
+/* Cells write without the keeper's knowing: look whether their disk has to grow. */
+static void grow_now_and_then(void) {
+    static int64_t last;
+    if (monotonic_ms() - last < GROW_MS) return;
+    last = monotonic_ms();
+    layers_grow();
+}
+
 int server_run(int listen_fd, uid_t daemon_uid, struct err *e) {
     sigset_t set;
     sigemptyset(&set);
@@ -377,19 +564,25 @@ int server_run(int listen_fd, uid_t daemon_uid, struct err *e) {
     if (signals < 0) return err_sys(e, errno, "signalfd");
     bool waiting = false, spares = false;
     for (;;) {
-        struct pollfd p[3 + ZYGOTES_MAX] = {{signals, POLLIN, 0}, {listen_fd, POLLIN, 0}, {client, POLLIN, 0}};
+        enum { KEEPS = 3 + ZYGOTES_MAX, ALL = KEEPS + KEEPS_MAX };
+        struct pollfd p[ALL] = {{signals, POLLIN, 0}, {listen_fd, POLLIN, 0}, {client, POLLIN, 0}};
         for (size_t i = 0; i < ZYGOTES_MAX; i++) p[3 + i] = (struct pollfd){zygotes[i].pid ? zygotes[i].ready_fd : -1, POLLIN, 0};
-        int spoke = poll(p, 3 + ZYGOTES_MAX, waiting ? 2 : spares ? SPARE_WAIT_MS : -1);
+        for (size_t i = 0; i < KEEPS_MAX; i++) p[KEEPS + i] = (struct pollfd){keeps[i].fd, POLLIN, 0};
+        int spoke = poll(p, ALL, waiting ? 2 : spares ? SPARE_WAIT_MS : report.cells ? GROW_MS : -1);
         if (spoke < 0 && errno != EINTR) return err_sys(e, errno, "poll");
-        spares = spoke || zygotes_make_spare(); /* whatever happened may have used one up */
+        spares = spoke || zygotes_make_spare() || cells_make_blank(); /* whatever happened may have used one up */
         struct signalfd_siginfo info;
         while (read(signals, &info, sizeof info) == sizeof info)
             if (info.ssi_signo != SIGCHLD) return 0;
         reap();
         for (size_t i = 0; i < ZYGOTES_MAX; i++)
             if (p[3 + i].revents && zygotes[i].pid && zygotes[i].ready_fd == p[3 + i].fd) zygote_spoke(&zygotes[i]);
+        for (size_t i = 0; i < KEEPS_MAX; i++)
+            if (p[KEEPS + i].revents && keeps[i].fd == p[KEEPS + i].fd) keep_spoke(&keeps[i]);
         waiting = cell_sweep();
+        grow_now_and_then();
         if (p[1].revents) take_client(listen_fd, daemon_uid);
+        if (left) forget_client();
         if (client >= 0 && p[2].fd == client && p[2].revents) read_client();
     }
 }

@@ -18,6 +18,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/id.h"
 #include "base/log.h"
 #include "keeper/cgroup.h"
 #include "keeper/ferry.h"
@@ -30,6 +31,10 @@
 #define PTRACE_O_SUSPEND_SECCOMP (1 << 21)
 #endif
 #define TRACE_OPTIONS (PTRACE_O_TRACEFORK | PTRACE_O_TRACECLONE | PTRACE_O_SUSPEND_SECCOMP | PTRACE_O_EXITKILL)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+#define LARGE_PAGE (2ul << 20)
 #define BAKE_OPEN_FILES 65536 /* the hard limit that contexts inherit; each cell lowers it */
 
 struct zygote zygotes[ZYGOTES_MAX];
@@ -38,6 +43,12 @@ struct zygote *zygote_find(const char *template_id, int language) {
     for (size_t i = 0; i < ZYGOTES_MAX; i++)
         if (zygotes[i].pid && zygotes[i].language == language && !strcmp(zygotes[i].template_id, template_id)) return &zygotes[i];
     return NULL;
+}
+
+bool zygote_lives(uint64_t number) {
+    for (size_t i = 0; i < ZYGOTES_MAX; i++)
+        if (zygotes[i].pid && zygotes[i].ready && zygotes[i].number == number) return true;
+    return false;
 }
 
 /* ---- the child ---- */
@@ -133,6 +144,7 @@ struct zygote *zygote_start(const char *template_id, int language, uint64_t tag,
     }
     *z = (struct zygote){.language = language, .pid = pid, .ready_fd = ends[0], .tag = tag, .started_us = monotonic_us()};
     (void)snprintf(z->template_id, sizeof z->template_id, "%s", template_id);
+    while (!z->number) random_fill(&z->number, sizeof z->number);
     return z;
 }
 
@@ -204,6 +216,27 @@ static int unregister_rseq(const struct zygote *z, struct err *e) {
     return result ? err_sys(e, (int)-result, "unregister rseq") : 0;
 }
 
+/* Large pages for its own memory, where the kernel can make them now: a copy then shares 2 MiB by one entry of its page tables until it writes
+ * there. Best effort: without them everything works, and each copy takes longer. */
+static void use_large_pages(const struct zygote *z) {
+    char path[64], line[512];
+    struct err e;
+    (void)snprintf(path, sizeof path, "/proc/%d/maps", z->pid);
+    cleanup_file FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f)) {
+        unsigned long start, end, inode;
+        char mode[5];
+        long result;
+        if (sscanf(line, "%lx-%lx %4s %*s %*s %lu", &start, &end, mode, &inode) != 4 || inode || strcmp(mode, "rw-p") || strstr(line, "[stack]")) continue;
+        start = (start + LARGE_PAGE - 1) & ~(LARGE_PAGE - 1);
+        end &= ~(LARGE_PAGE - 1);
+        const long arg[6] = {(long)start, (long)(end - start), MADV_COLLAPSE};
+        if (start >= end) continue;
+        if (inject_single(z->pid, &z->image.thread[0].regs, SYS_madvise, arg, &result, NULL, &e)) return;
+        if (result) log_debug("large pages at %lx: %s", start, strerror((int)-result));
+    }
+}
+
 int zygote_settle(struct zygote *z, struct err *e) {
     char byte = 0;
     arch_regs regs;
@@ -223,6 +256,7 @@ int zygote_settle(struct zygote *z, struct err *e) {
     if (!rc) rc = image_capture(&z->image, z->pid, e);
     if (!rc && ptrace(PTRACE_SETSIGMASK, z->pid, sizeof all, &all)) rc = err_sys(e, errno, "block the zygote's signals");
     if (!rc) rc = unregister_rseq(z, e);
+    if (!rc) use_large_pages(z);
     inject_deadline(0);
     if (rc) {
         zygote_kill(z);

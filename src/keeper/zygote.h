@@ -10,6 +10,7 @@
 struct zygote {
     char template_id[KEEPER_TEMPLATE];
     int language;
+    uint64_t number; /* never used again, not 0 */
     pid_t pid;    /* 0: entry is free */
     bool ready;
     int ready_fd; /* readable when it says that it stands at the fork point, or died; -1 once ready */
@@ -21,6 +22,8 @@ struct zygote {
 extern struct zygote zygotes[ZYGOTES_MAX];
 
 struct zygote *zygote_find(const char *template_id, int language);
+/* Does the zygote with this number still stand? */
+bool zygote_lives(uint64_t number);
 /* Start one; it becomes ready later. NULL with *err. */
 struct zygote *zygote_start(const char *template_id, int language, uint64_t tag, struct err *);
 /* Its ready_fd spoke: seize it, map the stub, capture it. On failure the zygote is killed and its entry freed by zygote_reaped. */

@@ -13,20 +13,30 @@
 #include "base/log.h"
 #include "store/statements.h"
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define BUSY_MS 2000 /* a reader such as the sqlite3 shell may hold the file for a moment */
 
-static const char schema[] = "CREATE TABLE cell(id TEXT PRIMARY KEY, json TEXT NOT NULL, reason TEXT) WITHOUT ROWID;"
-                             "CREATE INDEX cell_alive ON cell(id) WHERE reason IS NULL;"
-                             "CREATE TABLE execution(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
-                             "cell_id TEXT NOT NULL, json TEXT NOT NULL);"
-                             "CREATE INDEX execution_cell ON execution(cell_id, seq);"
-                             "CREATE TABLE event(seq INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, cell_id "
-                             "TEXT NOT NULL, json TEXT NOT NULL);"
-                             "CREATE INDEX event_cell ON event(cell_id, seq);"
-                             "CREATE TABLE api_key(id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL "
-                             "UNIQUE, created INTEGER NOT NULL,"
-                             " used INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;";
+/* What each version added; a new file goes through all of them. */
+static const char *const schema[SCHEMA_VERSION] = {
+    "CREATE TABLE cell(id TEXT PRIMARY KEY, json TEXT NOT NULL, reason TEXT) WITHOUT ROWID;"
+    "CREATE INDEX cell_alive ON cell(id) WHERE reason IS NULL;"
+    "CREATE TABLE execution(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
+    "cell_id TEXT NOT NULL, json TEXT NOT NULL);"
+    "CREATE INDEX execution_cell ON execution(cell_id, seq);"
+    "CREATE TABLE event(seq INTEGER PRIMARY KEY AUTOINCREMENT, ts INTEGER NOT NULL, cell_id "
+    "TEXT NOT NULL, json TEXT NOT NULL);"
+    "CREATE INDEX event_cell ON event(cell_id, seq);"
+    "CREATE TABLE api_key(id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL "
+    "UNIQUE, created INTEGER NOT NULL,"
+    " used INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;",
+    /* 2: branches and persistence */
+    "CREATE TABLE image(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, cell_id TEXT NOT NULL, "
+    "json TEXT NOT NULL);"
+    "CREATE TABLE branch(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, root_id TEXT NOT NULL, "
+    "json TEXT NOT NULL);"
+    "CREATE INDEX branch_root ON branch(root_id, seq);"
+    "CREATE TABLE journal(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, json TEXT NOT NULL);",
+};
 
 int store_fail(struct store *s, struct err *err, const char *what) {
     int code = sqlite3_errcode(s->db);
@@ -47,7 +57,7 @@ static int version_of(struct store *s) {
     return version;
 }
 
-/* One step per version of the schema; today there is only the first. */
+/* All steps are one commit: a file is of one version or of another. */
 static int migrate(struct store *s, struct err *err) {
     int version = version_of(s);
     if (version == SCHEMA_VERSION) return 0;
@@ -57,7 +67,9 @@ static int migrate(struct store *s, struct err *err) {
     if (version < 0) return store_fail(s, err, "read the version");
     char text[64];
     (void)snprintf(text, sizeof text, "PRAGMA user_version=%d; COMMIT", SCHEMA_VERSION);
-    if (run(s, "BEGIN IMMEDIATE", err, "migrate") < 0 || run(s, schema, err, "migrate") < 0) return -1;
+    if (run(s, "BEGIN IMMEDIATE", err, "migrate") < 0) return -1;
+    for (; version < SCHEMA_VERSION; version++)
+        if (run(s, schema[version], err, "migrate") < 0) return -1;
     return run(s, text, err, "migrate");
 }
 
@@ -112,4 +124,23 @@ void store_commit(struct store *s) {
     if (sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK) return;
     log_error("database: %s", sqlite3_errmsg(s->db));
     sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+}
+
+/* In WAL mode NORMAL leaves the sync to the checkpoint and FULL does it in every commit. The level cannot change inside a
+ * transaction, so a durable one says so when it begins. */
+void store_begin_durable(struct store *s) {
+    sqlite3_exec(s->db, "PRAGMA synchronous=FULL; BEGIN IMMEDIATE", NULL, NULL, NULL);
+}
+
+void store_rollback(struct store *s) {
+    if (!sqlite3_get_autocommit(s->db)) sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+    sqlite3_exec(s->db, "PRAGMA synchronous=NORMAL", NULL, NULL, NULL);
+}
+
+int store_commit_durable(struct store *s, struct err *err) {
+    int out = sqlite3_get_autocommit(s->db) /* a failed statement undid it, or it never began */
+                  ? err_set(err, ERR_INTERNAL, "the database took nothing of a transaction")
+                  : run(s, "COMMIT", err, "commit");
+    store_rollback(s);
+    return out;
 }

@@ -14,6 +14,11 @@ void store_close(struct store *);
 /* Everything between the two is one commit: for a batch of rows that belong to one moment. Do not nest. */
 void store_begin(struct store *);
 void store_commit(struct store *);
+/* The same, and the commit survives a power cut. The caller rolls back when a row could not be written; a commit that
+ * fails has done so itself. */
+void store_begin_durable(struct store *);
+int store_commit_durable(struct store *, struct err *);
+void store_rollback(struct store *);
 
 /* cells: what a daemon needs to take over a living cell */
 int store_cell_put(struct store *, const char *id, const char *json, struct err *); /* insert or replace */
@@ -23,10 +28,12 @@ int store_cell_ended(struct store *, const char *id, char *reason, size_t reason
 
 /* executions that run longer than a moment, so that a later daemon can say what became of them */
 int store_execution_put(struct store *, const char *id, const char *cell_id, const char *json, struct err *);
+int store_execution_move(struct store *, const char *from_cell_id, const char *to_cell_id, struct err *); /* all of them */
 int store_execution_each(struct store *, const char *cell_id, int (*row)(void *arg, const char *id, const char *json), void *arg, struct err *);
 
 /* images: snapshots and frozen Spaces. A row is written after everything of the image is on the disk, and deleted before any of it goes: an
- * image without a row is garbage, a row without an image is damage. synchronous: these commits survive a power cut. */
+ * image without a row is garbage, a row without an image is damage. put and delete survive a power cut when they return (inside a
+ * transaction: when it was begun as durable and is committed). */
 int store_image_put(struct store *, const char *id, const char *cell_id, const char *json, struct err *);
 int store_image_get(struct store *, const char *id, char **json); /* 1 found (the caller frees), 0 not */
 int store_image_delete(struct store *, const char *id, struct err *);

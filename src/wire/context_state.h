@@ -44,13 +44,27 @@ struct state_thread {
 enum state_file_kind {
     STATE_REGULAR = 1, /* file, directory or harmless device: opened again at path, compared by inode, set to offset */
     STATE_DUP,         /* the same open file as descriptor `other` */
-    STATE_EVENTFD,     /* offset = counter */
+    STATE_EVENTFD,     /* offset = counter, other = 1: a semaphore */
     STATE_TIMERFD,     /* offset = ns left, inode = interval ns, other = clock */
-    STATE_EPOLL,       /* its list follows as struct state_watch records in the path bytes */
-    STATE_PIPE,        /* both ends are descriptors of this context: flags say which end, inode joins them */
-    STATE_SOCKETPAIR,  /* the same for two connected unnamed local sockets; other = the peer's descriptor or -1 */
-    STATE_MAPPING,     /* not a descriptor: a shared mapping of a file; fd = -1, offset = address, inode = file's, length and file offset in `mapping` */
+    STATE_EPOLL,       /* its list follows as struct state_watch records in the path bytes (at most STATE_WATCHES_MAX) */
+    STATE_PIPE,        /* both ends are descriptors of this context: flags say which end, other = the other end's descriptor. The path bytes of the
+                          end that is read are what waited in it */
+    STATE_SOCKETPAIR,  /* the same for two connected unnamed local sockets, each with what waited in it; offset = SOCK_* type */
+    STATE_MAPPING,     /* not a descriptor: a shared mapping; fd = -1, offset = address, length and file offset in `mapping`. With a path: of that
+                          file, inode compared (its pages are no part of the memory). Without: of the unnamed file at descriptor `other`, or, when that
+                          is -1, of memory whose contents lie in private pages at the same place until it is shared again */
+    STATE_STREAM,      /* the same open file as the one the driver places at `other` (0, 1, 2 or CONTEXT_FD), whatever stands there now */
+    STATE_UNNAMED,     /* a file that cannot be found by path (unlinked, memory file, in /dev/shm): its contents lie in the context's memory at
+                          mapping_offset, mapping_bytes long, in pages of their own that go when it is made again; path = "" or its name in /dev/shm */
+    STATE_LOCK,        /* an advisory lock held through fd: other = STATE_LOCK_*, flags = F_RDLCK or F_WRLCK, offset and mapping_bytes (0: to the end) */
+    STATE_LOST,        /* something that has no copy: its number stays taken, so that no other file gets what the program writes to it. other =
+                          STATE_LOST_*: a pipe or connection whose other end is gone (end of file, EPIPE), or EBADF for whatever is tried */
+    STATE_KINDS
 };
+enum { STATE_LOST_FILE = 0, STATE_LOST_PIPE, STATE_LOST_SOCKET };
+enum { STATE_LOCK_POSIX = 1, STATE_LOCK_OPEN_FILE, STATE_LOCK_FLOCK };
+#define STATE_WATCHES_MAX 4096
+#define STATE_WAITING_MAX 65536 /* bytes that wait in a pipe or socket; more is not carried */
 struct state_file {
     int32_t fd, other;
     uint32_t kind, flags; /* O_* without creation flags; O_CLOEXEC says close-on-exec */

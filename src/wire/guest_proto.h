@@ -47,10 +47,15 @@
  *   ports        -                                              {"ports":[{"port","pid","address"}]}  (listening TCP;
  *                pid null: not found)
  *   disk         -                                              {"total_bytes","free_bytes"}  (statvfs of /)
- *   changes      -                                              -                          what the cell's own layer holds, as JSON lines, sorted
- *                by path: entry plus {"change": "added|changed|removed" (against the template), "inode", "ctime_ns", "mtime_ns"}. A directory that
- *                was merely copied up is not told. END {"entries": n}
- *   digest       paths:[..] (at most 1,000)                     {"digests":[hex SHA-256 of the contents, or null]}
+ *   changes      -                                              -                          what differs from the template, as JSON lines, sorted by
+ *                path, where "/" sorts before every other byte: entry (removed: the template's) plus {"change": "added|changed|removed"}; but for
+ *                removed: {"inode", "ctime_ns", "mtime_ns"}; for changed: {"before": {"type", "size", "mode", "uid", "gid"}, "same_contents": true
+ *                for a file of which only mode or owner differ}. A removed directory is told with all that it held. What was merely copied
+ *                up, or written again as it was, is not told, nor are Cella's own temporary files. Always as root. END {"entries": n}
+ *   digest       paths:[..] (at most 1,000, absolute)           {"digests":[hex SHA-256 of the contents, or null]}
+ *                null: no regular file, not readable, or behind a symlink or a mount. Always as root.
+ *
+ * read with "view": "root" follows no symlink and leaves the root's own file system nowhere; "view": "template" does so in the template below.
  *
  * On channel 0 only, "user" without meaning, both answered on channel 0:
  *   environment  env:{}   replaces the cell's extra environment, which every later exec gets        END {}

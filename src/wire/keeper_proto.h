@@ -127,10 +127,10 @@ struct keeper_reply {
 
 /* What a copy of a cell does not have of its original, or has as something else. */
 enum keeper_note_kind {
-    KEEPER_NOTE_SOCKET = 1, /* a connection: the descriptor is closed in the copy */
-    KEEPER_NOTE_PIPE,       /* a pipe whose other end is outside: closed */
-    KEEPER_NOTE_FILE,       /* a file that could not be opened again at its path: closed */
-    KEEPER_NOTE_DEVICE,     /* something else that has no copy (inotify, a terminal, …): closed */
+    KEEPER_NOTE_SOCKET = 1, /* a connection: in the copy it has ended (end of file, EPIPE) */
+    KEEPER_NOTE_PIPE,       /* a pipe whose other end is outside: it has ended */
+    KEEPER_NOTE_FILE,       /* a file that could not be opened again at its path: its number is taken, every use of it fails (EBADF) */
+    KEEPER_NOTE_DEVICE,     /* something else that has no copy (inotify, a terminal, …): the same */
     KEEPER_NOTE_MAPPING,    /* memory shared with others: the copy has a memory of its own with the same contents */
     KEEPER_NOTE_PROCESS,    /* a process other than a context: not there */
     KEEPER_NOTE_TIMER,      /* a timer of the process that could not be set again */

@@ -91,6 +91,7 @@ LIFE: Tuple[Step, ...] = (
     ("POST", "/v1/sandboxes/{id}/fs/mkdir", {"json": {"path": "d"}}),
     ("POST", "/v1/sandboxes/{id}/fs/move", {"json": {"from": "f", "to": "d/f"}}),
     ("GET", "/v1/sandboxes/{id}/fs/tar", {"params": {"path": "d"}}),
+    ("GET", "/v1/sandboxes/{id}/diff", {"params": {"variables": "1", "text": "1"}}),
     ("DELETE", "/v1/sandboxes/{id}/fs", {"params": {"path": "d", "recursive": "true"}}),
     ("GET", "/v1/sandboxes/{id}/lifecycle", {}),
     ("PATCH", "/v1/sandboxes/{id}/lifecycle", {"json": {"ttl_seconds": 500}}),

@@ -12,7 +12,8 @@ import pytest
 from .conftest import CELLA, run_cella
 
 NOBODY = "http://127.0.0.1:9"
-COMMANDS = ["run", "exec", "create", "ps", "rm", "cp", "logs", "up", "down", "doctor", "template", "key", "version", "help"]
+COMMANDS = ["run", "exec", "create", "ps", "rm", "cp", "logs", "fork", "tree", "diff", "merge", "promote", "snapshot", "snapshots", "freeze", "resume",
+            "spaces", "up", "down", "doctor", "template", "key", "version", "help"]  # fmt: skip
 
 
 def test_overview_names_every_command():
@@ -35,7 +36,7 @@ def test_help_teaches(command):
         assert run_cella(command, "--help").stdout == done.stdout
 
 
-@pytest.mark.parametrize("topic", ["cells", "exit-codes", "environment", "recipe"])
+@pytest.mark.parametrize("topic", ["cells", "branches", "exit-codes", "environment", "recipe"])
 def test_topics(topic):
     assert len(run_cella("help", topic).stdout.splitlines()) > 5
 
@@ -56,6 +57,9 @@ def test_the_recipe_on_the_help_page_is_right(tmp_path):
     ["nonsense"], ["ps", "--nonsense"], ["ps", "extra"], ["exec"], ["exec", "cell"], ["run"], ["run", "-c", "1", "file.py"], ["rm"],
     ["rm", "--all", "x"], ["cp", "a", "b"], ["cp", "sbx_1:a", "sbx_2:b"], ["cp", "a"], ["create", "--memory", "lots"], ["ps", "-o", "yaml"],
     ["template"], ["template", "bake"], ["key"], ["exec", "-d", "-t", "cell", "ls"], ["up", "extra"], ["help", "nonsense"],
+    ["fork"], ["fork", "a", "b"], ["fork", "a", "-n", "many"], ["fork", "a", "-m", "label"], ["tree"], ["diff"], ["diff", "a", "b", "--template"],
+    ["diff", "a", "--color", "blue"], ["merge", "a"], ["promote"], ["snapshot"], ["snapshots", "drop", "a"], ["snapshots", "rm"], ["freeze"], ["resume"],
+    ["spaces", "rm"], ["spaces", "ls"],
 ])  # fmt: skip
 def test_wrong_usage_is_2_and_says_why(words):
     done = run_cella(*words, url=NOBODY)
@@ -64,7 +68,8 @@ def test_wrong_usage_is_2_and_says_why(words):
     assert re.match(r"cella: .+\n", done.stderr)
 
 
-@pytest.mark.parametrize("words", [["ps"], ["create"], ["run", "-c", "1"], ["exec", "x", "ls"], ["template", "ls"], ["rm", "x"], ["logs", "x"], ["key", "ls"]])
+@pytest.mark.parametrize("words", [["ps"], ["create"], ["run", "-c", "1"], ["exec", "x", "ls"], ["template", "ls"], ["rm", "x"], ["logs", "x"], ["key", "ls"],
+                                   ["fork", "x"], ["tree", "x"], ["diff", "x"], ["merge", "x", "y"], ["snapshots"], ["freeze", "x"], ["resume", "space_x"], ["spaces"]])  # fmt: skip
 def test_no_daemon_is_3_with_a_hint(words):
     done = run_cella(*words, url=NOBODY)
     assert done.returncode == 3

@@ -17,8 +17,8 @@ BUILT = os.environ.get("CELLA_CONTEXTS", os.path.join(HERE, "..", "..", "build",
 PYTHON = os.environ.get("CELLA_TEST_PYTHON", "/usr/bin/python3")
 HEAD = struct.Struct("<IHHI")
 MORE, EOF, REPLAY, SVG = 1, 2, 4, 8
-EXECUTE, SETENV, TEMPENV, INPUT_REPLY, HELLO, CWD = 1, 2, 3, 4, 5, 6
-READY, DISPLAY, RESULT, ERROR, INPUT_REQUEST, DONE, STATUS = 32, 33, 34, 35, 36, 37, 38
+EXECUTE, SETENV, TEMPENV, INPUT_REPLY, HELLO, CWD, FORKED, INSPECT = 1, 2, 3, 4, 5, 6, 7, 8
+READY, DISPLAY, RESULT, ERROR, INPUT_REQUEST, DONE, STATUS, VARIABLES = 32, 33, 34, 35, 36, 37, 38, 39
 PAYLOAD_MAX = 65536 - HEAD.size
 
 
@@ -215,6 +215,29 @@ class Kernel:
     def run(self, code, flags=0, answer=None, before=b"", timeout=None):
         self.start(code, flags, before)
         return self.finish(answer, timeout)
+
+    def start_look(self, **asked):
+        """Send an INSPECT and do not wait."""
+        self.number += 1
+        self.send(frame(INSPECT, json.dumps(asked), self.number))
+
+    def look(self, *names, timeout=None, **asked):
+        """INSPECT: {name: variable} of its VARIABLES."""
+        if names:
+            asked["names"] = list(names)
+        self.start_look(**asked)
+        e = self.finish(timeout=timeout)
+        assert e.status == "ok", e.error
+        (answer,) = e.of(VARIABLES)
+        self.skipped = answer["skipped"]
+        return {v["name"]: v for v in answer["variables"]}
+
+    def forked(self, hostname, sandbox_id="sbx_0"):
+        self.send(frame(FORKED, json.dumps({"sandbox_id": sandbox_id, "hostname": hostname})))
+
+    def copied(self):
+        """The signal that a copy gets before its first instruction."""
+        os.kill(self.ready["pid"], signal.SIGURG)
 
     def interrupt(self):
         os.kill(self.ready["pid"], signal.SIGINT)  # not self.process: that may be a wrapper

@@ -165,7 +165,7 @@ def test_randomness_differs(template, what):
 def test_numpy_key_is_where_it_is_expected(copies):
     """Otherwise every copy takes the slow way; and the result is a proper stream of numbers."""
     a = copies[0]
-    assert a.run("import sys; sys.modules['cella_kernel.wake']._template['numpy'] != 0").text == "True"
+    assert a.run("import signal; signal.getsignal(signal.SIGURG).__self__._numpy is not None").text == "True"
     code = "import numpy as np; x = np.random.rand(100_000); bool(abs(x.mean() - 0.5) < 0.01 and abs(x.std() - 0.2887) < 0.01)"
     assert a.run(code).text == "True"
     assert a.run("np.random.seed(42); float(np.random.rand())").text == "0.3745401188473625"

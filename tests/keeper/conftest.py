@@ -21,8 +21,9 @@ TEMPLATES = pathlib.Path(os.environ.get("CELLA_TEMPLATES", "/var/lib/cella/templ
 class Running:
     """A keeper process on a temporary state directory."""
 
-    def __init__(self):
-        self.state = pathlib.Path(tempfile.mkdtemp(prefix="cella-keeper-test-"))
+    def __init__(self, *options, place=None):
+        self.options = options
+        self.state = pathlib.Path(tempfile.mkdtemp(prefix="cella-keeper-test-", dir=place))
         (self.state / "templates").symlink_to(TEMPLATES)
         (self.state / "run").mkdir()
         self.path = str(self.state / "run" / "keeper.sock")
@@ -34,7 +35,7 @@ class Running:
         contexts = BUILD.parent / "contexts"
         self.process = subprocess.Popen(
             [BUILD / "cella-keeper", "--state", self.state, "--socket", self.path, "--user", "root", "--contexts", contexts,
-             "--guest", BUILD / "cella-guest"], stderr=self.log, stdout=self.log)
+             "--guest", BUILD / "cella-guest", *self.options], stderr=self.log, stdout=self.log)
         deadline = time.monotonic() + 30
         while True:
             try:

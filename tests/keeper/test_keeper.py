@@ -16,6 +16,17 @@ def wait_until(condition, seconds=20):
         time.sleep(0.02)
 
 
+def settled(number):
+    """Its value once it stands still: what the keeper makes ahead and a cell used up is made again a moment later."""
+    before, since = number(), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        now = number()
+        if now != before:
+            before, since = now, time.monotonic()
+        time.sleep(0.02)
+    return before
+
+
 def groups_of(running):
     """Names of the groups below the instance's own in the v2 hierarchy: of its cells and its zygotes."""
     own = [line.split("::")[1].strip() for line in open(f"/proc/{zygote_of(running)}/cgroup") if line.startswith("0::")][0]
@@ -231,24 +242,14 @@ def test_everything_is_given_back(running, keeper, template):
     def children():
         return len(open(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read().split())
 
-    def settled():
-        """Both numbers once they stand still: the zygote's copies that a cell used up are made again a moment later."""
-        before, since = (count(), children()), time.monotonic()
-        while time.monotonic() - since < 0.5:
-            now = (count(), children())
-            if now != before:
-                before, since = now, time.monotonic()
-            time.sleep(0.02)
-        return before
-
     keeper.make(template).destroy()
-    fds, tasks = settled()
+    fds, tasks, groups = settled(lambda: (count(), children(), len(groups_of(running))))
     for _ in range(20):
         cell = keeper.make(template)
         cell.context.run("open('/workspace/f', 'w').write('x')")
         cell.destroy()
     wait_until(lambda: count() == fds and children() == tasks)
-    wait_until(lambda: not [g for g in groups_of(running) if g.startswith("sbx_")])
+    wait_until(lambda: len(groups_of(running)) == groups)
 
 
 def test_death_of_the_keeper_ends_its_cells_and_the_next_one_starts_clean(template):

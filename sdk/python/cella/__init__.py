@@ -8,6 +8,17 @@
 Environment: ``CELLA_URL`` (default http://127.0.0.1:7070), ``CELLA_API_KEY``.
 """
 
+from .branches import (
+    Branches,
+    Diff,
+    FileChange,
+    FileChanges,
+    NotCarried,
+    Promotion,
+    TreeNode,
+    VariableChange,
+    VariableChanges,
+)
 from .contexts import CodeContext, Process
 from .errors import (
     AuthenticationError,
@@ -21,6 +32,7 @@ from .errors import (
     FilesystemError,
     ForbiddenError,
     GoneError,
+    ImageRefused,
     InvalidRequest,
     IsADirectory,
     LimitError,
@@ -38,11 +50,13 @@ from .events import Event
 from .filesystem import Filesystem
 from .models import CommandResult, ContextInfo, ErrorInfo, Execution, FileInfo, Logs, Result, SandboxInfo
 from .sandbox import Sandbox
+from .snapshots import Snapshot, Space
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AuthenticationError",
+    "Branches",
     "CellaError",
     "CodeContext",
     "CommandError",
@@ -50,10 +64,13 @@ __all__ = [
     "ConflictError",
     "ConnectionFailed",
     "ContextInfo",
+    "Diff",
     "ErrorInfo",
     "Event",
     "Execution",
     "ExecutionError",
+    "FileChange",
+    "FileChanges",
     "FileExists",
     "FileInfo",
     "FileNotFound",
@@ -61,21 +78,29 @@ __all__ = [
     "FilesystemError",
     "ForbiddenError",
     "GoneError",
+    "ImageRefused",
     "InvalidRequest",
     "IsADirectory",
     "LimitError",
     "Logs",
     "NoSpaceError",
     "NotADirectory",
+    "NotCarried",
     "NotFoundError",
     "PermissionDenied",
     "Process",
+    "Promotion",
     "RequestTimeout",
     "Result",
     "Sandbox",
     "SandboxInfo",
     "ServerError",
+    "Snapshot",
+    "Space",
     "TooLargeError",
+    "TreeNode",
     "UnavailableError",
     "UnsupportedError",
+    "VariableChange",
+    "VariableChanges",
 ]

@@ -9,6 +9,8 @@ from ._transport import ANSWER_SECONDS, Body, Call
 
 #: Seconds added to a timeout the daemon enforces, before the client gives up on the answer.
 SLACK_SECONDS = 30.0
+#: Making many copies, or writing and reading gigabytes of memory, takes its time before the answer comes.
+BRANCH_SECONDS = 600.0
 Command = Union[str, Sequence[str]]
 
 
@@ -213,3 +215,76 @@ def tar_read(sandbox_id: str, path: str) -> Call:
 def tar_write(sandbox_id: str, path: str, content: Body) -> Call:
     headers = {"Content-Type": "application/x-tar"}
     return Call("PUT", box(sandbox_id, "/fs/tar"), params={"path": path}, content=content or b"", headers=headers, files=True)
+
+
+# ---- branches ----
+
+
+def fork(sandbox_id: str, n: int, fields: Mapping[str, Any]) -> Call:
+    return Call("POST", box(sandbox_id, "/fork"), json=_some(count=n, **fields), wait_seconds=BRANCH_SECONDS)
+
+
+def fork_tree(sandbox_id: str, count: int, fields: Mapping[str, Any]) -> Call:
+    return Call("POST", box(sandbox_id, "/fork-tree"), json=_some(count=count, **fields), wait_seconds=BRANCH_SECONDS)
+
+
+def promote(sandbox_id: str, cleanup_siblings: bool, tree_id: Optional[str]) -> Call:
+    body = _some(cleanup_siblings=cleanup_siblings, tree_id=tree_id)
+    return Call("POST", box(sandbox_id, "/promote"), json=body, wait_seconds=BRANCH_SECONDS)
+
+
+def merge(sandbox_id: str, child_id: str) -> Call:
+    return Call("POST", box(sandbox_id, f"/merge_into/{_segment(child_id)}"), wait_seconds=BRANCH_SECONDS)
+
+
+def diff(sandbox_id: str, against: Optional[str], text: bool, variables: bool, context_id: Optional[str]) -> Call:
+    flags = dict(text="true" if text else "false", variables="true" if variables else "false")
+    params = _some(against=against, context_id=context_id, **flags)
+    return Call("GET", box(sandbox_id, "/diff"), params=params, wait_seconds=BRANCH_SECONDS)
+
+
+def tree(sandbox_id: str) -> Call:
+    return Call("GET", box(sandbox_id, "/tree"))
+
+
+# ---- the disk ----
+
+
+def snapshot_create(sandbox_id: str, name: Optional[str]) -> Call:
+    return Call("POST", box(sandbox_id, "/snapshots"), json=_some(name=name), wait_seconds=BRANCH_SECONDS)
+
+
+def snapshot_list(sandbox_id: Optional[str], name: Optional[str]) -> Call:
+    return Call("GET", "/v1/snapshots", params=_some(sandbox_id=sandbox_id, name=name))
+
+
+def snapshot(snapshot_id: str) -> Call:
+    return Call("GET", f"/v1/snapshots/{_segment(snapshot_id)}")
+
+
+def snapshot_delete(snapshot_id: str) -> Call:
+    return Call("DELETE", f"/v1/snapshots/{_segment(snapshot_id)}")
+
+
+def hibernate(sandbox_id: str) -> Call:
+    return Call("POST", box(sandbox_id, "/hibernate"), wait_seconds=BRANCH_SECONDS)
+
+
+def wake(sandbox_id: str) -> Call:
+    return Call("POST", box(sandbox_id, "/wake"), wait_seconds=BRANCH_SECONDS)
+
+
+def space_list() -> Call:
+    return Call("GET", "/v1/spaces")
+
+
+def space(space_id: str) -> Call:
+    return Call("GET", f"/v1/spaces/{_segment(space_id)}")
+
+
+def space_delete(space_id: str) -> Call:
+    return Call("DELETE", f"/v1/spaces/{_segment(space_id)}")
+
+
+def space_resume(space_id: str) -> Call:
+    return Call("POST", f"/v1/spaces/{_segment(space_id)}/resume", wait_seconds=BRANCH_SECONDS)

@@ -7,6 +7,7 @@ process opens its own.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json as jsonlib
 import os
@@ -14,7 +15,7 @@ import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, Tuple, Union
 from urllib.parse import urlencode, urlsplit
 
 import httpx
@@ -52,7 +53,9 @@ class Transport:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self.config = self._config = config
+        self._origin = self
+        self._seen: Optional[Callable[[httpx.Headers], None]] = None
         self._headers = {
             "Host": urlsplit(config.url).netloc.rpartition("@")[2],
             "User-Agent": "cella-python",
@@ -62,6 +65,15 @@ class Transport:
         if config.api_key:
             self._headers["Authorization"] = f"Bearer {config.api_key}"
         self._http = _http_transport()
+
+    def watched(self, seen: Callable[[httpx.Headers], None]) -> "Transport":
+        """The same connections, for one object that wants to see the headers of its answers."""
+        watched = copy.copy(self)
+        watched._seen = seen
+        return watched
+
+    def unwatched(self) -> "Transport":
+        return self._origin
 
     def send(self, call: Call) -> httpx.Response:
         """The whole answer. Raises a CellaError for anything but 2xx."""
@@ -77,7 +89,7 @@ class Transport:
             return None
         try:
             return jsonlib.loads(response.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise CellaError("the daemon's answer is not JSON", status=response.status_code) from None
 
     @contextmanager
@@ -96,6 +108,8 @@ class Transport:
         )
         with _translated(self._config):
             response = self._http.handle_request(request)
+        if self._seen is not None:
+            self._seen(response.headers)
         try:
             if response.status_code >= 300:
                 with _translated(self._config, sent=True):

@@ -76,6 +76,11 @@ class ConflictError(CellaError):
     """The object is in the wrong state for this request, or exists already."""
 
 
+class ImageRefused(ConflictError):
+    """A snapshot or Space cannot come back here: it is damaged, of another installation, or its template, format or
+    processor does not fit. ``hint`` says what to do."""
+
+
 class LimitError(CellaError):
     """A limit of the key or the host is reached; try later."""
 
@@ -153,6 +158,7 @@ _BY_CODE: Dict[str, Type[CellaError]] = {
     "request_timeout": RequestTimeout,
     "conflict": ConflictError,
     "already_exists": ConflictError,
+    "image_refused": ImageRefused,
     "gone": GoneError,
     "too_large": TooLargeError,
     "is_a_directory": IsADirectory,

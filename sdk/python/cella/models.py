@@ -291,7 +291,7 @@ class SandboxInfo:
 
     id: str
     template: str
-    status: str  #: "running" | "paused" | "deleted"
+    status: str  #: "running" | "paused" | "hibernating" | "hibernated" | "waking" | "deleted"
     driver: str  #: what isolates it: "process" | "microvm"
     isolation: str
     created_at: str
@@ -299,6 +299,10 @@ class SandboxInfo:
     idle_timeout_seconds: Optional[float]
     remaining_seconds: Optional[float]
     metadata: Dict[str, str]
+    parent_id: Optional[str] = None  #: of which it is a fork
+    space_id: Optional[str] = None
+    persistent: bool = False
+    on_timeout: str = "delete"  #: what happens when its time is over: "freeze" | "delete"
     raw: JSON = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -314,6 +318,10 @@ class SandboxInfo:
             idle_timeout_seconds=value.get("idle_timeout_seconds"),
             remaining_seconds=value.get("remaining_seconds"),
             metadata=dict(value.get("metadata") or {}),
+            parent_id=value.get("parent_id"),
+            space_id=value.get("space_id"),
+            persistent=bool(value.get("persistent", False)),
+            on_timeout=str(value.get("on_timeout") or "delete"),
             raw=value,
         )
 

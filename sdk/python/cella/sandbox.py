@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+import time
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from . import _calls
+from ._branching import Branching
 from ._calls import Command
-from ._config import Config, resolve
+from ._config import resolve
 from ._running import OnInput, OnResult, OnText, Runner
 from ._transport import Transport, shared
 from .contexts import CodeContext, Process
@@ -14,12 +16,13 @@ from .errors import NotFoundError
 from .events import Event
 from .filesystem import Filesystem
 from .models import CommandResult, ContextInfo, Execution, JSON, SandboxInfo, iterate
+from .snapshots import Snapshot
 
 DEFAULT_CONTEXT = "default"
 _UNSET: Any = object()
 
 
-class Sandbox:
+class Sandbox(Branching):
     """An isolated machine of its own for code nobody reviewed.
 
     ::
@@ -31,18 +34,38 @@ class Sandbox:
     Making the object creates the sandbox; leaving the ``with`` block (or :meth:`close`) deletes it with everything in
     it. One object may be used by several threads.
 
+    A persistent sandbox is frozen instead: its live objects wait on the disk under its ``space_id``. ::
+
+        with Sandbox(persistent=True) as sandbox:
+            sandbox.run_code("x = 20 + 1")
+            space = sandbox.space_id
+        ...                                            # tomorrow, after a reboot
+        with Sandbox.resume(space) as sandbox:
+            print(sandbox.run_code("x * 2").text)      # 42
+
     Args:
         template: name of the image to start from; None: the daemon's default (Python with numpy, pandas, matplotlib).
         env: environment of everything that runs in it.
         metadata: strings of your own, for :meth:`list`.
-        ttl_seconds: the sandbox is deleted this long after its creation; None: the daemon's default.
-        idle_timeout_seconds: deleted when no request came for this long; None: the daemon's default.
+        ttl_seconds: the sandbox ends this long after its creation; None: the daemon's default.
+        idle_timeout_seconds: it ends when no request came for this long; None: the daemon's default.
         limits: any of ``memory_mb``, ``cpus``, ``pids``, ``disk_mb``, ``open_files``.
+        from_snapshot: start as this snapshot (its id or name, or a Snapshot) instead of a template.
+        persistent: it belongs to a Space: :meth:`close` and timeouts freeze it, only :meth:`delete` ends it.
+        on_timeout: what "ends" means above: ``"freeze"`` (default when persistent) or ``"delete"``.
         host: URL of the daemon; None: ``CELLA_URL``, else http://127.0.0.1:7070.
         api_key: None: ``CELLA_API_KEY``; a daemon on loopback needs none.
 
     Raises:
-        ConnectionFailed, AuthenticationError, InvalidRequest, NotFoundError (template), LimitError, UnavailableError.
+        ConnectionFailed, AuthenticationError, InvalidRequest, NotFoundError (template, snapshot), LimitError,
+        UnavailableError, ImageRefused (snapshot).
+
+    Attributes:
+        id: what requests name it by; stays over freezing, and over a merge into it.
+        space_id: for :meth:`resume`; None when it is not persistent.
+        persistent: see above.
+        on_timeout: ``"freeze"`` or ``"delete"``, as the newest answer said.
+        merged_into: id of the sandbox that took this one's state over, else None.
     """
 
     def __init__(
@@ -55,6 +78,9 @@ class Sandbox:
         limits: Optional[Mapping[str, float]] = None,
         host: Optional[str] = None,
         api_key: Optional[str] = None,
+        from_snapshot: Union[Snapshot, str, None] = None,
+        persistent: bool = False,
+        on_timeout: Optional[str] = None,
     ) -> None:
         transport = shared(resolve(host, api_key))
         fields: Dict[str, Any] = dict(
@@ -64,15 +90,51 @@ class Sandbox:
             ttl_seconds=ttl_seconds,
             idle_timeout_seconds=idle_timeout_seconds,
             limits=dict(limits) if limits else None,
+            from_snapshot=from_snapshot.id if isinstance(from_snapshot, Snapshot) else from_snapshot,
+            persistent=persistent or None,
+            on_timeout=on_timeout,
         )
-        self._attach(transport, SandboxInfo.from_json(transport.json(_calls.create(fields))).id)
+        self._attach(transport, SandboxInfo.from_json(transport.json(_calls.create(fields))))
 
-    def _attach(self, transport: Transport, sandbox_id: str) -> None:
-        self._transport = transport
-        self._runner = Runner(transport, sandbox_id)
+    def _attach(self, transport: Transport, info: SandboxInfo) -> None:
+        self.id = info.id
+        self.merged_into: Optional[str] = None
         self._closed = False
-        self.id = sandbox_id
-        self.filesystem = Filesystem(transport, sandbox_id)
+        self._remaining: Tuple[Optional[float], float] = (info.remaining_seconds, time.monotonic())
+        self.on_timeout = info.on_timeout
+        self._take(info)
+        self._transport = transport.watched(self._headers)
+        self._runner = Runner(self._transport, info.id)
+        self.filesystem = Filesystem(self._transport, info.id)
+
+    def _take(self, info: SandboxInfo) -> None:
+        self.space_id = info.space_id
+        self.persistent = info.persistent or info.space_id is not None
+
+    def _headers(self, headers: Mapping[str, str]) -> None:
+        """Every answer about the sandbox says how long it has and what then."""
+        then = headers.get("X-Cella-On-Timeout")
+        if then is None:
+            return
+        self.on_timeout = then
+        try:
+            self._remaining = (float(headers["X-Cella-Remaining-Seconds"]), time.monotonic())
+        except (KeyError, ValueError):
+            self._remaining = (None, time.monotonic())
+
+    def _learn(self, answer: Any) -> None:
+        if isinstance(answer, dict) and answer.get("space_id"):
+            self.space_id = answer["space_id"]
+
+    def _merged(self, parent_id: str) -> None:
+        self.merged_into = parent_id
+        self._closed = True
+
+    @classmethod
+    def _of(cls, transport: Transport, info: SandboxInfo) -> "Sandbox":
+        sandbox = cls.__new__(cls)
+        sandbox._attach(transport, info)
+        return sandbox
 
     # ---- finding ----
 
@@ -83,18 +145,26 @@ class Sandbox:
 
     @classmethod
     def connect(cls, sandbox_id: str, host: Optional[str] = None, api_key: Optional[str] = None) -> "Sandbox":
-        """A sandbox that runs already. NotFoundError when there is none, GoneError when it has ended."""
+        """A sandbox that exists already, running or frozen. NotFoundError when there is none, GoneError when it has
+        ended."""
         transport = shared(resolve(host, api_key))
-        transport.json(_calls.describe(sandbox_id))
-        sandbox = cls.__new__(cls)
-        sandbox._attach(transport, sandbox_id)
+        return cls._of(transport, SandboxInfo.from_json(transport.json(_calls.describe(sandbox_id))))
+
+    @classmethod
+    def resume(cls, space_id: str, host: Optional[str] = None, api_key: Optional[str] = None) -> "Sandbox":
+        """The sandbox of a Space, awake, with the objects it had. NotFoundError when there is no such Space,
+        ImageRefused when it does not fit this host any more."""
+        transport = shared(resolve(host, api_key))
+        info = SandboxInfo.from_json(transport.json(_calls.space_resume(space_id)))
+        sandbox = cls._of(transport, info)
+        sandbox.space_id, sandbox.persistent = space_id, True
         return sandbox
 
     @classmethod
     def list(
         cls, metadata: Optional[Mapping[str, str]] = None, host: Optional[str] = None, api_key: Optional[str] = None
     ) -> List[SandboxInfo]:
-        """Living sandboxes, oldest first; with ``metadata`` those that have every pair of it."""
+        """Living and frozen sandboxes, oldest first; with ``metadata`` those that have every pair of it."""
         transport = shared(resolve(host, api_key))
         return [SandboxInfo.from_json(v) for v in iterate(transport.json(_calls.list_sandboxes(metadata)))]
 
@@ -232,6 +302,13 @@ class Sandbox:
     def info(self) -> SandboxInfo:
         return SandboxInfo.from_json(self._transport.json(_calls.describe(self.id)))
 
+    @property
+    def remaining_seconds(self) -> Optional[float]:
+        """Until its time is over and ``on_timeout`` happens, as far as the newest answer told; None: it has no end.
+        Asks nobody: a request would itself be activity."""
+        seconds, at = self._remaining
+        return None if seconds is None else max(0.0, seconds - (time.monotonic() - at))
+
     def stats(self) -> JSON:
         """memory_bytes, memory_peak_bytes, memory_limit_bytes, cpu_us, pids, disk_bytes, oom_kills, uptime_seconds."""
         return dict(self._transport.json(_calls.stats(self.id)))
@@ -245,17 +322,31 @@ class Sandbox:
         self._transport.json(_calls.pause(self.id))
 
     def unpause(self) -> None:
-        """Let a paused sandbox go on."""
+        """Let a paused sandbox go on. (:meth:`wake` is for a frozen one.)"""
         self._transport.json(_calls.resume(self.id))
 
     def set_lifecycle(self, ttl_seconds: Optional[float] = _UNSET, idle_timeout_seconds: Optional[float] = _UNSET) -> None:
-        """Change when the sandbox ends, counted from now. None: no such end. What is not given stays."""
+        """Change when the sandbox ends (or freezes: ``on_timeout``), counted from now. None: no such end. What is not
+        given stays."""
         patch = dict(ttl_seconds=ttl_seconds, idle_timeout_seconds=idle_timeout_seconds)
         self._transport.json(_calls.lifecycle(self.id, {k: v for k, v in patch.items() if v is not _UNSET}))
 
     def close(self) -> None:
-        """Delete the sandbox. Nothing happens when it is closed or gone already."""
+        """Delete the sandbox, or freeze it when it is persistent. Nothing happens when it is closed, merged or gone
+        already."""
         if self._closed:
+            return
+        if not self.persistent:
+            return self.delete()
+        try:
+            self.hibernate()
+        except NotFoundError:
+            pass
+        self._closed = True
+
+    def delete(self) -> None:
+        """Delete the sandbox with everything in it, its Space too. Nothing happens when it is merged or gone already."""
+        if self.merged_into is not None:
             return
         try:
             self._transport.json(_calls.delete(self.id))
@@ -263,8 +354,7 @@ class Sandbox:
             pass
         self._closed = True
 
-    kill = close
-    delete = close
+    kill = delete
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -273,7 +363,7 @@ class Sandbox:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Sandbox({self.id!r})"
+        return f"Sandbox({self.id!r}" + (f", merged into {self.merged_into!r})" if self.merged_into else ")")
 
 
 def _context_id(context: Union[CodeContext, str, None]) -> Optional[str]:

@@ -6,7 +6,7 @@ Descriptors: 0 /dev/null, 1 the pipe on which one byte 'Z' says "ready to be cop
 its own context at 1 and 2, and the context stream at 60. With CELLA_KERNEL_DIRECT=1 nothing is copied: 1, 2 and 60
 are the context's from the start.
 
-Exit codes: 0 the stream ended, 1 could not start, 3 the peer broke the protocol.
+Exit codes: 0 the stream ended, 1 could not start, 3 the peer broke the protocol, 4 no random bytes for a copy.
 """
 import os
 import sys
@@ -21,7 +21,7 @@ def main():
         os.set_inheritable(ready, False)
         os.dup2(2, 1)  # what a library prints while it is imported belongs to the log
 
-    from cella_kernel import commands, execute, interrupt, serve, shell, streams, wake, wire, zygote
+    from cella_kernel import commands, entropy, execute, interrupt, serve, shell, streams, wake, wire, zygote
 
     sys.path[0] = ""  # like an interactive Python: the working directory
     sys.argv = [""]
@@ -34,12 +34,13 @@ def main():
     gate.install()
     the_shell = shell.make_shell()
     executor = execute.Executor(the_shell, stream, gate, output)
-    server = serve.Server(stream, gate, output, executor)
+    randomness = entropy.Entropy(gate)
+    server = serve.Server(stream, gate, output, executor, randomness)
     zygote.import_libraries()
     zygote.load_environment()
     zygote.run_preload(the_shell.user_ns)
     executor.warm_up()
-    wake.prepare()
+    randomness.prepare()
     zygote.settle()
 
     if not direct:
@@ -48,7 +49,7 @@ def main():
             return 1
         zygote.wait_to_be_copied(ready)
         wake.after_copy()
-        wake.new_entropy()
+        randomness.first()
         wake.enter_workspace()
     executor.awake()
     if not direct and not stream.readable():

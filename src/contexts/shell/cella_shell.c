@@ -1,5 +1,7 @@
 /* The builtin and its loop: frames in, DONE out. */
 #include "contexts/shell/cella_shell.h"
+#include "contexts/shell/json.h"
+#include "contexts/shell/variables.h"
 
 #include "wire/context_proto.h"
 #include "wire/frame.h"
@@ -110,17 +112,59 @@ static void change_directory(const uint8_t *payload, size_t n) {
     run_code(code, size - 1, &exit_code); /* cd says on stderr what is wrong */
     xfree(quoted);
     xfree(code);
+    variables_refresh("PWD");
+}
+
+/* VARIABLES in as many packets as it takes, then DONE. */
+static void inspect(uint32_t number, const uint8_t *payload, size_t n) {
+    uint8_t out[WIRE_PACKET_MAX];
+    char done[64];
+    size_t len = 0;
+    struct text text = {0};
+    if (!variables_tell((const char *)payload, n, &text)) protocol_error("INSPECT is not what it should be");
+    for (size_t at = 0; at < text.len;) {
+        size_t part = text.len - at < WIRE_PAYLOAD_MAX ? text.len - at : WIRE_PAYLOAD_MAX;
+        len = 0;
+        frame_put(out, &len, CONTEXT_VARIABLES, at + part < text.len ? FRAME_MORE : 0, number, text.data + at, part);
+        packet_send(out, len);
+        at += part;
+    }
+    xfree(text.data);
+    int size = snprintf(done, sizeof done, "{\"status\":\"ok\",\"exit_code\":0,\"execution_count\":%u}", execution_count);
+    len = 0;
+    frame_put(out, &len, CONTEXT_DONE, 0, number, done, (size_t)size);
+    packet_send(out, len);
+}
+
+static void be_a_copy(const uint8_t *payload, size_t n) {
+    const char *text = (const char *)payload, *at = json_member(text, n, "hostname");
+    char *name;
+    if (!at || !json_string(&at, text + n, &name)) protocol_error("FORKED without a host name");
+    forked(name);
+    variables_refresh("HOSTNAME");
+    xfree(name);
+}
+
+static void set_environment(const uint8_t *payload, size_t n, bool temporary) {
+    if (!environ_apply(payload, n, temporary)) protocol_error("environment entry is not NAME=VALUE");
+    if (temporary || newest.number) return;
+    /* Before anything ran it belongs to the start. */
+    for (const char *p = (const char *)payload, *end = p + n; p < end; p += strlen(p) + 1) {
+        char *name = substring(p, 0, (int)(strchr(p, '=') - p));
+        variables_refresh(name);
+        xfree(name);
+    }
 }
 
 static void handle(uint16_t type, uint32_t channel, const uint8_t *payload, size_t n) {
     switch (type) {
     case CONTEXT_EXECUTE: execute(channel, payload, n); break;
     case CONTEXT_SETENV:
-    case CONTEXT_TEMPENV:
-        if (!environ_apply(payload, n, type == CONTEXT_TEMPENV)) protocol_error("environment entry is not NAME=VALUE");
-        break;
+    case CONTEXT_TEMPENV: set_environment(payload, n, type == CONTEXT_TEMPENV); break;
     case CONTEXT_HELLO: answer_hello(); break;
     case CONTEXT_CWD: change_directory(payload, n); break;
+    case CONTEXT_FORKED: be_a_copy(payload, n); break;
+    case CONTEXT_INSPECT: inspect(channel, payload, n); break;
     case CONTEXT_INPUT_REPLY: break; /* a shell context never asks: standard input is /dev/null */
     default: protocol_error("unknown frame type");
     }
@@ -146,7 +190,7 @@ static void handle_packet(size_t n) {
     size_t at = 0;
     int got;
     while ((got = frame_next(packet, n, &at, &f)) == 1) {
-        if (f.type < CONTEXT_EXECUTE || f.type > CONTEXT_CWD ||
+        if (f.type < CONTEXT_EXECUTE || f.type > CONTEXT_INSPECT ||
             (f.flags & ~(FRAME_MORE | FRAME_EOF | FRAME_REPLAY | FRAME_SVG)))
             protocol_error("unknown frame type or flags");
         if (!joined.open && !(f.flags & FRAME_MORE)) {
@@ -192,11 +236,14 @@ static int cella_serve_builtin(WORD_LIST *arguments) {
     bool copied = !direct || strcmp(direct, "1") != 0;
     unbind_variable("CELLA_KERNEL_DIRECT");
     interrupts_idle();
+    variables_start(); /* here, so that its pages are shared */
     if (copied)
         wait_to_be_copied();
     else
         fcntl(CONTEXT_FD, F_SETFD, FD_CLOEXEC);
     wake_up();
+    static const char *const woken[] = {"HOSTNAME", "UID", "EUID", "PPID"};
+    for (size_t i = 0; i < sizeof woken / sizeof *woken; i++) variables_refresh(woken[i]);
     interrupts_start();
     interrupts_idle(); /* first of all: the copy has a process id of its own */
     if (copied) change_directory((const uint8_t *)"/workspace", sizeof "/workspace");

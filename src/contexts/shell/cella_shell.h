@@ -8,7 +8,7 @@
  *   exec program     replaces the shell, as in any shell: the stream ends with it and the daemon sees the context end
  *   exec >file       is state like any other: later executions print there too
  *
- * Exit codes of the process: 0 the stream ended, 1 could not start, 3 the peer broke the protocol. */
+ * Exit codes of the process: 0 the stream ended, 1 could not start, 3 the peer broke the protocol, 4 no random bytes for a copy. */
 #pragma once
 #include <signal.h>
 #include <stdbool.h>
@@ -40,6 +40,9 @@ void interrupts_forget(void);
 void wait_to_be_copied(void);
 /* Make the state that bash keeps about its process true again: pids, users, seeds, time, host name, process group. */
 void wake_up(void);
+/* This process is a copy of a shell that lived (CONTEXT_FORKED): new entropy, unless the signal before its first instruction brought it, and the name of
+ * its new host where $HOSTNAME still is the old one's. */
+void forked(const char *host_name);
 
 /* ---- environ.c: SETENV and TEMPENV ---- */
 

@@ -1,13 +1,19 @@
 /* A copy of the template's shell becomes a shell of its own. */
 #include "contexts/shell/cella_shell.h"
 
+#include "wire/context_proto.h"
+
 #include <config.h>
 
 #include <bashtypes.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
 #include <shell.h>
 #include <jobs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,8 +22,7 @@ extern time_t shell_start_time;
 extern char *current_host_name;
 extern int expand_aliases, executing_builtin, indirection_level;
 extern int change_flag(int, int);
-extern void seedrand(void);
-extern void seedrand32(void);
+extern void sbrand(unsigned long);
 extern void set_ppid(void);
 extern void clear_unwind_protect_list(int);
 extern void initialize_terminating_signals(void);
@@ -44,12 +49,57 @@ static void set_user(void) {
     set_number("EUID", (long)current_user.euid);
 }
 
-static void set_host_name(void) {
-    char name[256] = "";
-    if (gethostname(name, sizeof name - 1) < 0) return;
+static void set_host_name(const char *name) {
     FREE(current_host_name);
     current_host_name = savestring(name);
-    bind_variable("HOSTNAME", name, 0);
+    bind_variable("HOSTNAME", current_host_name, 0);
+}
+
+static void see_host_name(void) {
+    char name[256] = "";
+    if (gethostname(name, sizeof name - 1) == 0) set_host_name(name);
+}
+
+/* $RANDOM, whose generator bash seeds from the time and the process id: those may be the same in two copies. ($SRANDOM comes
+ * from the kernel.) Two stores and a system call: also for signal handlers. */
+static void seed(void) {
+    unsigned long bytes;
+    if (getrandom(&bytes, sizeof bytes, 0) != sizeof bytes) {
+        static const char text[] = "bash: no new entropy for this copy: it must not run on\n";
+        if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {}
+        _exit(4);
+    }
+    sbrand(bytes & 0xFFFFFFFFu);
+}
+
+static volatile sig_atomic_t seeded; /* since the last FORKED frame */
+
+static void on_copied(int number) {
+    (void)number;
+    int saved = errno;
+    seed();
+    seeded = 1;
+    errno = saved;
+}
+
+/* With SA_RESTART: what the shell waits for goes on as if nothing had come. */
+static void expect_copies(void) {
+    struct sigaction act = {.sa_handler = on_copied, .sa_flags = SA_RESTART};
+    sigaction(CONTEXT_FORKED_SIGNAL, &act, NULL);
+}
+
+void forked(const char *host_name) {
+    struct sigaction now;
+    bool ours = sigaction(CONTEXT_FORKED_SIGNAL, NULL, &now) == 0 && now.sa_handler == on_copied;
+    if (!seeded || !ours) seed();
+    seeded = 0;
+    SHELL_VAR *v = find_variable("HOSTNAME");
+    if (v && value_cell(v) && !array_p(v) && !assoc_p(v) && strcmp(value_cell(v), current_host_name) == 0) {
+        set_host_name(host_name);
+    } else {
+        FREE(current_host_name);
+        current_host_name = savestring(host_name);
+    }
 }
 
 /* Error messages begin with "bash: line N:", as for any program given to bash. */
@@ -70,11 +120,11 @@ void wake_up(void) {
     dollar_dollar_pid = getpid();
     set_ppid();
     set_user();
-    set_host_name();
+    see_host_name();
     set_names();
     set_groups();
-    seedrand();
-    seedrand32();
+    seed();
+    expect_copies();
     shell_start_time = time(NULL); /* SECONDS */
     expand_aliases = 1;
     initialize_terminating_signals(); /* now, or an EXIT trap would do it later and take SIGINT back */

@@ -19,6 +19,9 @@ struct driver_cell {
     char id[CELL_ID_MAX];
     char template_id[TEMPLATE_ID_HEX + 1];
     struct cell_limits limits;
+    uint32_t held;       /* by freeze(): the capture that holds it; 0: none */
+    struct thaw *making; /* it is made from an image and nobody has it yet */
+    bool gone;           /* it ended while it was made */
     /* while pooled: what the keeper gave */
     int guest_fd;
     struct context_ends python;
@@ -55,8 +58,14 @@ struct process_driver {
     struct keeper_report report;
     unsigned filled_target, empty_target;
     struct cell_limits pool_limits;
-    bool keeper_lost;
-    uint64_t from_filled, from_empty, made, refills;
+    bool keeper_lost, closing;
+    char *bases, *key_file;  /* process_driver_images(); NULL: no images */
+    struct base_view *views; /* base.h */
+    struct need *needs, *need_active;
+    struct keeping *keeping;
+    unsigned works;          /* under way in the pool of threads */
+    uint32_t last_capture; /* numbers of captures are this side's choice */
+    uint64_t from_filled, from_empty, made, refills, forks, copies;
 };
 
 /* ---- pool.c ---- */
@@ -68,9 +77,38 @@ void pool_forget(struct driver_cell *);
 void pool_refill_all(struct process_driver *);
 void pool_close_all(struct process_driver *);
 
+/* ---- fork.c ---- */
+uint32_t process_capture_number(struct process_driver *);
+/* One answer's descriptors as KEEPER_EVENT_FOUND lists them; the empty slots have -1. */
+void process_take_streams(uint32_t slots, const int *fds, size_t n, int *guest_fd, struct context_ends ends[DRIVER_SLOTS]);
+void process_fork(struct driver_cell *, unsigned n, driver_child_done each, driver_fork_done done, void *arg);
+void process_rename(struct driver_cell *, const char *id, driver_done, void *arg);
+uint64_t process_incarnation(const struct driver_cell *);
+
+/* ---- freeze.c, thaw.c, images_keep.c ---- */
+void process_freeze(struct driver_cell *, const char *image_id, const char *dir, bool hold, driver_image_done done, void *arg);
+void process_release(struct driver_cell *, driver_done, void *arg);
+void process_capture_drop(struct process_driver *, uint32_t capture);
+void process_thaw(struct driver *, const char *image_id, const char *dir, const char *cell_id, const struct cell_limits *, driver_copy_done done, void *arg);
+/* A context ended before the cell was handed out: told afterwards. */
+void process_thaw_exit(struct driver_cell *, int slot, enum context_fate, int code);
+void process_image_drop(struct driver *, const char *image_id, driver_done, void *arg);
+void process_images_keep(struct driver *, const char *const *keep, size_t n, driver_done, void *arg);
+void process_layer_told(struct process_driver *, const char *id);
+struct process_done {
+    driver_done done;
+    void *arg;
+};
+
 /* ---- process_driver.c ---- */
+void process_simple_call(struct process_driver *, struct keeper_request *, driver_done, void *arg); /* answered with nothing but success */
+/* Free the driver when it is closed and nothing of it is under way. */
+void process_driver_free_last(struct process_driver *);
 struct driver_cell *process_cell_new(struct process_driver *, const char *template_id, const struct cell_limits *);
 void process_cell_free(struct driver_cell *);
+/* By the keeper's numbers, or by what it is called; NULL: not there (any more). */
+struct driver_cell *process_cell_by(struct process_driver *, uint32_t index, uint32_t serial);
+struct driver_cell *process_cell_named(struct process_driver *, const char *id);
 struct keeper_request process_cell_request(const struct driver_cell *, uint32_t op);
 struct keeper_limits limits_to_keeper(const struct cell_limits *);
 /* Make sure the template's interpreter of this language is warm, then call back. */

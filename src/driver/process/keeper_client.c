@@ -21,6 +21,7 @@ struct call {
     keeper_answer done;
     void *arg;
     struct keeper_request request;
+    int fd; /* goes with the request; -1: none */
     bool sent;
 };
 
@@ -91,6 +92,7 @@ static void fail_all(struct keeper_client *k) {
     while (c) {
         struct call *next = c->next;
         struct err e;
+        close_fd(&c->fd);
         err_hint(&e, ERR_UNAVAILABLE, "the keeper's log says why; `cella up` starts it again", "the keeper is gone");
         c->done(c->arg, &e, NULL, NULL, 0);
         free(c);
@@ -119,11 +121,31 @@ static void on_retry(uv_timer_t *t) {
     k->events.on_back(k->events.arg);
 }
 
+static ssize_t send_one(struct keeper_client *k, struct call *c) {
+    struct iovec iov = {&c->request, sizeof c->request};
+    union {
+        char space[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control = {.space = {0}};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (c->fd >= 0) {
+        m.msg_control = control.space;
+        m.msg_controllen = sizeof control.space;
+        struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+        h->cmsg_level = SOL_SOCKET;
+        h->cmsg_type = SCM_RIGHTS;
+        h->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(h), &c->fd, sizeof(int));
+    }
+    return sendmsg(k->fd, &m, MSG_NOSIGNAL);
+}
+
 static bool send_unsent(struct keeper_client *k) {
     for (struct call *c = k->first; c; c = c->next) {
         if (c->sent) continue;
-        if (send(k->fd, &c->request, sizeof c->request, MSG_NOSIGNAL) < 0) return errno == EAGAIN || errno == EINTR;
+        if (send_one(k, c) < 0) return errno == EAGAIN || errno == EINTR;
         c->sent = true;
+        close_fd(&c->fd);
     }
     return true;
 }
@@ -218,9 +240,12 @@ struct keeper_client *keeper_client_open(uv_loop_t *loop, const char *path, cons
     return k;
 }
 
-void keeper_call(struct keeper_client *k, struct keeper_request *q, keeper_answer done, void *arg) {
+void keeper_call(struct keeper_client *k, struct keeper_request *q, keeper_answer done, void *arg) { keeper_call_fd(k, q, -1, done, arg); }
+
+void keeper_call_fd(struct keeper_client *k, struct keeper_request *q, int fd, keeper_answer done, void *arg) {
     struct call *c = calloc(1, sizeof *c);
     if (!c) abort();
+    c->fd = fd;
     q->magic = KEEPER_MAGIC;
     q->tag = c->tag = k->next_tag++;
     c->request = *q;
@@ -241,6 +266,7 @@ void keeper_client_close(struct keeper_client *k) {
     k->closing = true;
     for (struct call *c = k->first, *next; c; c = next) {
         next = c->next;
+        close_fd(&c->fd);
         free(c);
     }
     k->first = k->last = NULL;

@@ -23,6 +23,8 @@ struct keeper_client_events {
 struct keeper_client *keeper_client_open(uv_loop_t *, const char *path, const struct keeper_client_events *, struct err *);
 /* magic and tag are filled in here. The answer never comes from inside this call. */
 void keeper_call(struct keeper_client *, struct keeper_request *, keeper_answer, void *arg);
+/* The same with a descriptor that goes along. It is taken over: closed when it was sent or will never be. */
+void keeper_call_fd(struct keeper_client *, struct keeper_request *, int fd, keeper_answer, void *arg);
 /* Requests that have no answer yet. */
 size_t keeper_client_pending(const struct keeper_client *);
 void keeper_client_close(struct keeper_client *);

@@ -9,6 +9,8 @@
 #include "base/cleanup.h"
 #include "base/id.h"
 #include "base/log.h"
+#include "driver/process/base.h"
+#include "driver/process/base_file.h"
 #include "driver/process/internal.h"
 
 /* A filled cell costs 1 to 3 MB, an empty one half of that; eight serve a burst at the rate at which an agent starts work. */
@@ -40,6 +42,7 @@ struct driver_cell *process_cell_new(struct process_driver *d, const char *templ
 
 void process_cell_free(struct driver_cell *c) {
     pool_forget(c);
+    if (c->held && !c->driver->closing) process_capture_drop(c->driver, c->held);
     close_fd(&c->guest_fd);
     close_fd(&c->python.control_fd);
     close_fd(&c->python.stdout_fd);
@@ -50,9 +53,15 @@ void process_cell_free(struct driver_cell *c) {
     free(c);
 }
 
-static struct driver_cell *cell_by(struct process_driver *d, uint32_t index, uint32_t serial) {
+struct driver_cell *process_cell_by(struct process_driver *d, uint32_t index, uint32_t serial) {
     for (struct driver_cell *c = d->cells; c; c = c->next)
         if (c->index == index && c->serial == serial) return c;
+    return NULL;
+}
+
+struct driver_cell *process_cell_named(struct process_driver *d, const char *id) {
+    for (struct driver_cell *c = d->cells; c; c = c->next)
+        if (!strcmp(c->id, id)) return c;
     return NULL;
 }
 
@@ -83,6 +92,8 @@ static void simple_call(struct process_driver *d, struct keeper_request *q, driv
     *s = (struct simple){done, arg};
     keeper_call(d->keeper, q, on_simple, s);
 }
+
+void process_simple_call(struct process_driver *d, struct keeper_request *q, driver_done done, void *arg) { simple_call(d, q, done, arg); }
 
 /* ---- zygotes ---- */
 
@@ -280,23 +291,22 @@ static void set_listener(struct driver *base, const struct driver_listener *l) {
 
 static void found(struct process_driver *d, const struct keeper_reply *r, const int *fds, size_t n) {
     struct context_ends ends[DRIVER_SLOTS];
-    size_t at = 1;
+    int guest_fd;
     if (n < 1) return;
     struct driver_cell *c = process_cell_new(d, r->template_id, &d->pool_limits);
     c->index = r->cell;
     c->serial = r->serial;
     (void)snprintf(c->id, sizeof c->id, "%s", r->id);
-    for (int slot = 0; slot < DRIVER_SLOTS; slot++) {
-        ends[slot] = (struct context_ends){-1, -1, -1};
-        if (!(r->slots >> slot & 1) || at + 3 > n) continue;
-        ends[slot] = (struct context_ends){fds[at], fds[at + 1], fds[at + 2]};
-        at += 3;
-    }
-    d->listener.on_adopt(d->listener.arg, c, c->template_id, fds[0], ends);
+    process_take_streams(r->slots, fds, n, &guest_fd, ends);
+    d->listener.on_adopt(d->listener.arg, c, c->template_id, guest_fd, ends);
 }
 
 static void context_exit(struct process_driver *d, struct driver_cell *c, const struct keeper_reply *r) {
     static const enum context_fate fate[] = {FATE_EXITED, FATE_KILLED, FATE_OOM};
+    if (c->making) {
+        process_thaw_exit(c, (int)r->slot, fate[r->fate % 3], r->code);
+        return;
+    }
     if (c->place == PLACE_OUT) {
         if (!c->dying) d->listener.on_context_exit(d->listener.arg, c, (int)r->slot, fate[r->fate % 3], r->code);
         return;
@@ -307,13 +317,17 @@ static void context_exit(struct process_driver *d, struct driver_cell *c, const 
 
 static void cell_gone(struct process_driver *d, struct driver_cell *c, enum cell_fate fate) {
     if (c->dying) return; /* the answer to destroy() frees it */
+    if (c->making) {
+        c->gone = true; /* thaw.c frees it */
+        return;
+    }
     if (c->place == PLACE_OUT) d->listener.on_cell_gone(d->listener.arg, c, fate);
     process_cell_free(c);
 }
 
 static void on_event(void *arg, const struct keeper_reply *r, const int *fds, size_t n) {
     struct process_driver *d = arg;
-    struct driver_cell *c = cell_by(d, r->cell, r->serial);
+    struct driver_cell *c = process_cell_by(d, r->cell, r->serial);
     if (r->op == KEEPER_EVENT_FOUND) {
         found(d, r, fds, n);
     } else if (r->op == KEEPER_EVENT_CONTEXT_EXIT && c) {
@@ -321,8 +335,11 @@ static void on_event(void *arg, const struct keeper_reply *r, const int *fds, si
     } else if (r->op == KEEPER_EVENT_CELL_GONE && c) {
         cell_gone(d, c, r->fate == KEEPER_FATE_OOM ? CELL_FATE_OOM : CELL_FATE_KILLED);
         pool_refill_all(d);
-    } else if (r->op == KEEPER_EVENT_ZYGOTE_GONE && r->language == KEEPER_PYTHON) {
-        pool_of(d, r->template_id)->ready = false;
+    } else if (r->op == KEEPER_EVENT_LAYER) {
+        process_layer_told(d, r->id);
+    } else if (r->op == KEEPER_EVENT_ZYGOTE_GONE) {
+        bases_forget_zygote(d, r->template_id, r->language);
+        if (r->language == KEEPER_PYTHON) pool_of(d, r->template_id)->ready = false;
     }
 }
 
@@ -330,6 +347,7 @@ static void on_event(void *arg, const struct keeper_reply *r, const int *fds, si
 static void on_lost(void *arg) {
     struct process_driver *d = arg;
     d->keeper_lost = true;
+    bases_forget(d);
     for (struct pool *p = d->pools; p; p = p->next) p->ready = false, p->refilling = false;
     for (struct driver_cell *c = d->cells, *next; c; c = next) {
         next = c->next;
@@ -385,18 +403,30 @@ static struct json_object *report(struct driver *base) {
     json_object_object_add(o, "creates_from_filled", json_object_new_int64((int64_t)d->from_filled));
     json_object_object_add(o, "creates_from_empty", json_object_new_int64((int64_t)d->from_empty));
     json_object_object_add(o, "creates_made", json_object_new_int64((int64_t)d->made));
+    json_object_object_add(o, "forks", json_object_new_int64((int64_t)d->forks));
+    json_object_object_add(o, "cells_copied", json_object_new_int64((int64_t)d->copies));
     json_object_object_add(o, "refills", json_object_new_int64((int64_t)d->refills));
     return o;
 }
 
+void process_driver_free_last(struct process_driver *d) {
+    if (!d->closing || d->handles || d->works) return;
+    free(d->bases);
+    free(d->key_file);
+    free(d);
+}
+
 static void on_closed(uv_handle_t *h) {
     struct process_driver *d = h->data;
-    if (!--d->handles) free(d);
+    d->handles--;
+    process_driver_free_last(d);
 }
 
 static void driver_close(struct driver *base) {
     struct process_driver *d = self(base);
+    d->closing = true;
     keeper_client_close(d->keeper);
+    bases_close(d);
     while (d->cells) process_cell_free(d->cells);
     for (struct ensure *z = d->ensuring, *next; z; z = next) {
         next = z->next;
@@ -419,13 +449,26 @@ static const struct driver_ops ops = {
     .isolation = "namespaces, own id range, seccomp, Landlock, no capabilities, cgroup limits (shared host kernel)",
     .set_listener = set_listener, .adopt = adopt, .warm = warm, .create = create, .context_make = context_make,
     .context_signal = context_signal, .set_limits = set_limits, .pause = cell_pause, .resume = cell_resume, .stats = stats,
-    .destroy = destroy, .id = cell_id_of, .report = report, .close = driver_close,
+    .destroy = destroy, .id = cell_id_of, .fork = process_fork, .rename = process_rename,
+    .freeze = process_freeze, .release = process_release, .thaw = process_thaw, .image_drop = process_image_drop, .images_keep = process_images_keep,
+    .incarnation = process_incarnation, .report = report, .close = driver_close,
 };
 
 void process_driver_pool(struct driver *base, long long filled, long long empty) {
     if (filled >= 0) self(base)->filled_target = (unsigned)filled;
     if (empty >= 0) self(base)->empty_target = (unsigned)empty;
     pool_refill_all(self(base));
+}
+
+int process_driver_images(struct driver *base, const char *bases_dir, const char *key_file, struct err *e) {
+    struct process_driver *d = self(base);
+    free(d->bases);
+    free(d->key_file);
+    d->bases = strdup(bases_dir);
+    d->key_file = strdup(key_file);
+    if (!d->bases || !d->key_file) return err_sys(e, ENOMEM, "process driver");
+    base_files_tidy(bases_dir);
+    return 0;
 }
 
 void process_driver_limits(struct driver *base, const struct cell_limits *l) { self(base)->pool_limits = *l; }

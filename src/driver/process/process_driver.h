@@ -15,3 +15,6 @@ struct driver *process_driver_open(uv_loop_t *loop, const char *keeper_socket, s
 void process_driver_pool(struct driver *, long long filled, long long empty);
 /* What a pooled cell is made with; a create with other limits changes them (one more call to the keeper). */
 void process_driver_limits(struct driver *, const struct cell_limits *);
+/* Where images are at home: bases_dir, what they leave out (process/base.h; made when missing), and key_file, what authenticates them (made when
+ * missing, in a directory that exists). Without it freeze and thaw are refused. */
+int process_driver_images(struct driver *, const char *bases_dir, const char *key_file, struct err *);

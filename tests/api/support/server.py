@@ -105,7 +105,7 @@ class Server:
         if subprocess.run(["id", "-u", USER], capture_output=True).returncode:
             subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", USER], check=True)
         account = pwd.getpwnam(USER)
-        for name, owner in (("db", account.pw_uid), ("run", 0), ("templates", 0)):
+        for name, owner in (("db", account.pw_uid), ("images", account.pw_uid), ("bases", account.pw_uid), ("run", 0), ("templates", 0)):
             (self.state / name).mkdir(mode=0o755)
             os.chown(self.state / name, owner, -1)
         templates = self.state / "templates"

@@ -34,6 +34,13 @@ struct task {
     driver_create_done create_done;
     driver_context_done context_done;
     driver_stats_done stats_done;
+    driver_child_done child_done;
+    driver_fork_done fork_done;
+    struct driver_copy copy;
+    driver_image_done image_done;
+    driver_copy_done copy_done;
+    const char *word;
+    unsigned index;
     void *arg;
     int slot, code;
     enum context_fate fate;
@@ -53,9 +60,23 @@ static struct task *task(struct fake *f, void (*run)(struct task *), void *arg) 
     return t;
 }
 
+static void run_child(struct task *);
+static void run_forked(struct task *);
+static void run_freeze(struct task *);
+static void run_thaw(struct task *);
+
 static void run_tasks(struct fake *f) {
     struct task *t = fd_of(f)->tasks;
     fd_of(f)->tasks = NULL;
+    struct task *held = NULL, **held_at = &held;
+    for (struct task **at = &t; (f->hold_forks || f->hold_images) && *at;) {
+        struct task *one = *at;
+        bool hold = (f->hold_forks && (one->run == run_child || one->run == run_forked)) ||
+                    (f->hold_images && (one->run == run_freeze || one->run == run_thaw));
+        if (hold) *at = one->next, one->next = NULL, *held_at = one, held_at = &one->next;
+        else at = &one->next;
+    }
+    fd_of(f)->tasks = held;
     for (struct task *next; t; t = next) {
         next = t->next;
         t->run(t);
@@ -212,6 +233,165 @@ static void op_destroy(struct driver_cell *c, driver_done done, void *arg) {
     drop_cell(c);
     later_done(c->fake, done, arg);
 }
+/* ---- branches ---- */
+static void run_child(struct task *t) {
+    struct err err;
+    if (t->failed) err_set(&err, ERR_NO_SPACE, "child %u: the disk is full", t->index);
+    t->child_done(t->arg, t->index, t->failed ? &err : NULL, t->failed ? NULL : &t->copy);
+}
+static void run_forked(struct task *t) {
+    struct err err;
+    if (t->failed) err_set(&err, ERR_CONFLICT, "the context cannot be stopped");
+    t->fork_done(t->arg, t->failed ? &err : NULL, 1500);
+}
+static void copy_cell(struct driver_cell *of, struct task *t) {
+    struct fake *f = of->fake;
+    assert_true(f->cell_count < FAKE_CELLS);
+    struct driver_cell *c = &f->cells[f->cell_count++];
+    int pair[2];
+    *c = (struct driver_cell){.fake = f, .alive = true};
+    id_make(c->id, "sbx_");
+    memcpy(c->template_id, of->template_id, sizeof c->template_id);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    c->guest = pair[1];
+    c->guest_kept = keep(pair[0]);
+    t->copy = (struct driver_copy){.cell = c, .guest_fd = pair[0], .not_carried = f->not_carried};
+    for (int i = 0; i < DRIVER_SLOTS; i++) {
+        t->copy.ends[i] = (struct context_ends){-1, -1, -1};
+        if (of->slots[i].alive && !f->lose_contexts) make_ends(&c->slots[i], &t->copy.ends[i]);
+    }
+}
+/* An image: in its directory the template and which slots were alive; the driver remembers its id, as the real one keeps a layer. */
+static bool keeps(struct fake *f, const char *id) {
+    for (int i = 0; i < FAKE_IMAGES; i++)
+        if (strcmp(f->images[i], id) == 0) return true;
+    return false;
+}
+static void forget(struct fake *f, const char *id) {
+    for (int i = 0; i < FAKE_IMAGES; i++)
+        if (strcmp(f->images[i], id) == 0) f->images[i][0] = 0;
+}
+static void run_freeze(struct task *t) {
+    struct err err;
+    struct driver_image image = {.memory_bytes = 1000, .disk_bytes = 500, .frozen_us = 7000};
+    if (t->failed) err_set(&err, t->word, "the fake driver was told to fail");
+    image.not_carried = t->cell->fake->not_carried;
+    t->image_done(t->arg, t->failed ? &err : NULL, t->failed ? NULL : &image);
+}
+static void op_freeze(struct driver_cell *c, const char *id, const char *dir, bool hold, driver_image_done done, void *arg) {
+    struct fake *f = c->fake;
+    char path[4400];
+    f->freezes++;
+    struct task *t = task(f, run_freeze, arg);
+    t->image_done = done;
+    t->cell = c;
+    t->failed = f->fail_freeze || !c->alive;
+    t->word = f->fail_freeze ? f->fail_freeze : ERR_LOST;
+    if (t->failed) return;
+    (void)snprintf(path, sizeof path, "%s/image", dir);
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    uint32_t slots = 0;
+    for (int i = 0; i < DRIVER_SLOTS; i++) slots |= (uint32_t)c->slots[i].alive << i;
+    fprintf(file, "%s %u\n", c->template_id, slots);
+    assert_int_equal(fclose(file), 0);
+    c->held = hold;
+    int i = 0;
+    while (i < FAKE_IMAGES && f->images[i][0]) i++;
+    assert_true(i < FAKE_IMAGES);
+    memcpy(f->images[i], id, sizeof f->images[i]);
+}
+static void op_release(struct driver_cell *c, driver_done done, void *arg) {
+    c->fake->releases++;
+    c->held = false;
+    later_done(c->fake, done, arg);
+}
+static void run_thaw(struct task *t) {
+    struct err err;
+    if (t->failed) err_hint(&err, t->word, "Do something else.", "the image is not what it was");
+    t->copy_done(t->arg, t->failed ? &err : NULL, t->failed ? NULL : &t->copy);
+}
+static void op_thaw(struct driver *d, const char *id, const char *dir, const char *cell_id, const struct cell_limits *l, driver_copy_done done,
+                    void *arg) {
+    struct fake *f = ((struct fake_driver *)d)->fake;
+    struct driver_cell original = {.fake = f};
+    char path[4400];
+    uint32_t slots = 0;
+    (void)l;
+    f->thaws++;
+    struct task *t = task(f, run_thaw, arg);
+    t->copy_done = done;
+    t->word = f->fail_thaw ? f->fail_thaw : ERR_IMAGE;
+    (void)snprintf(path, sizeof path, "%s/image", dir);
+    FILE *file = fopen(path, "re");
+    t->failed = f->fail_thaw || !file || !keeps(f, id) || fscanf(file, "%64s %u", original.template_id, &slots) != 2;
+    if (file) fclose(file);
+    if (t->failed) return;
+    for (int i = 0; i < DRIVER_SLOTS; i++) original.slots[i].alive = slots >> i & 1;
+    for (int i = 0; cell_id && i < f->cell_count; i++) assert_false(f->cells[i].alive && strcmp(f->cells[i].id, cell_id) == 0);
+    copy_cell(&original, t);
+    if (cell_id) (void)snprintf(t->copy.cell->id, sizeof t->copy.cell->id, "%s", cell_id);
+}
+static void op_image_drop(struct driver *d, const char *id, driver_done done, void *arg) {
+    struct fake *f = ((struct fake_driver *)d)->fake;
+    f->images_dropped++;
+    forget(f, id);
+    later_done(f, done, arg);
+}
+static void op_images_keep(struct driver *d, const char *const *keep, size_t n, driver_done done, void *arg) {
+    struct fake *f = ((struct fake_driver *)d)->fake;
+    for (int i = 0; i < FAKE_IMAGES; i++) {
+        bool wanted = false;
+        for (size_t k = 0; k < n; k++) wanted |= strcmp(keep[k], f->images[i]) == 0;
+        if (!wanted) f->images[i][0] = 0;
+    }
+    later_done(f, done, arg);
+}
+static void run_gone(struct task *t) {
+    struct fake_driver *d = fd_of(t->cell->fake);
+    d->listener.on_cell_gone(d->listener.arg, t->cell, (enum cell_fate)t->code);
+}
+void fake_gone(struct driver_cell *c, enum cell_fate fate) {
+    struct task *t = task(c->fake, run_gone, NULL);
+    t->cell = c;
+    t->code = (int)fate;
+    drop_cell(c);
+}
+struct driver_cell *fake_newest(struct fake *f) {
+    for (int i = f->cell_count; i-- > 0;)
+        if (f->cells[i].alive) return &f->cells[i];
+    fail_msg("no cell is alive");
+    return NULL;
+}
+
+static void op_fork(struct driver_cell *c, unsigned n, driver_child_done each, driver_fork_done done, void *arg) {
+    struct fake *f = c->fake;
+    f->forks++;
+    for (unsigned i = 0; i < n && !f->fail_fork; i++) {
+        struct task *t = task(f, run_child, arg);
+        t->child_done = each;
+        t->index = i;
+        t->failed = f->fail_children >> i & 1;
+        if (!t->failed) copy_cell(c, t);
+    }
+    struct task *t = task(f, run_forked, arg);
+    t->fork_done = done;
+    t->failed = f->fail_fork;
+}
+static void op_rename(struct driver_cell *c, const char *id, driver_done done, void *arg) {
+    struct fake *f = c->fake;
+    if (f->drop_rename) return;
+    f->renames++;
+    struct task *t = task(f, run_done, arg);
+    t->done = done;
+    t->failed = f->fail_rename;
+    if (t->failed) return;
+    for (int i = 0; i < f->cell_count; i++)
+        if (&f->cells[i] != c && f->cells[i].alive && strcmp(f->cells[i].id, id) == 0) drop_cell(&f->cells[i]);
+    (void)snprintf(c->id, sizeof c->id, "%s", id);
+}
+static uint64_t op_incarnation(const struct driver_cell *c) { return (uint64_t)(c - c->fake->cells) + 1; }
+
 static const char *op_id(const struct driver_cell *c) { return c->id; }
 static struct json_object *op_report(struct driver *d) {
     (void)d;
@@ -241,6 +421,14 @@ static const struct driver_ops ops = {
     .stats = op_stats,
     .destroy = op_destroy,
     .id = op_id,
+    .fork = op_fork,
+    .freeze = op_freeze,
+    .release = op_release,
+    .thaw = op_thaw,
+    .image_drop = op_image_drop,
+    .images_keep = op_images_keep,
+    .rename = op_rename,
+    .incarnation = op_incarnation,
     .report = op_report,
     .close = op_close,
 };
@@ -304,6 +492,7 @@ void fake_close(struct fake *f) {
     assert_int_equal(uv_loop_close(&f->loop), 0); /* every handle was closed */
     store_close(f->store);
     plain_remove_tree(f->state_dir);
+    json_object_put(f->not_carried);
     free(f);
 }
 

@@ -17,7 +17,8 @@
 #include "wire/frame.h"
 #include "wire/guest_proto.h"
 
-#define FAKE_CELLS 8
+#define FAKE_CELLS 24
+#define FAKE_IMAGES 24
 
 struct fake_slot {
     bool alive;
@@ -34,7 +35,7 @@ struct driver_cell {
     struct fake_slot slots[DRIVER_SLOTS];
     int signals[DRIVER_SLOTS][65]; /* how often each was sent */
     struct cell_stats stats;
-    bool paused;
+    bool paused, held;
 };
 struct fake {
     uv_loop_t loop;
@@ -47,6 +48,16 @@ struct fake {
     struct driver_cell cells[FAKE_CELLS];
     int cell_count, destroyed;
     bool fail_make, fail_create, no_exit_on_kill;
+    bool fail_fork, fail_rename, drop_rename /* the request never arrives: no effect, no answer */;
+    bool lose_contexts;     /* the contexts die before the copy is made */
+    bool hold_forks;        /* copies are made and not answered until it is cleared */
+    unsigned fail_children; /* bit i: child i of a fork cannot be made */
+    int forks, renames;
+    const char *fail_freeze, *fail_thaw; /* the word of the error */
+    bool hold_images;                    /* freezes and thaws are not answered until it is cleared */
+    int freezes, thaws, releases, images_dropped;
+    char images[FAKE_IMAGES][CELL_ID_MAX]; /* what the driver keeps of images; "": free */
+    struct json_object *not_carried; /* what every copy lacks; owned */
 };
 
 /* A world without cells; settings may be changed in config before fake_start(). */
@@ -71,6 +82,11 @@ void fake_turns(struct fake *, int n);
 struct cell *fake_cell(struct fake *, const char *body, struct driver_cell **dc);
 /* The context's process ends. */
 void fake_exit(struct driver_cell *, int slot, enum context_fate, int code);
+
+/* The whole cell is gone without having been asked. */
+void fake_gone(struct driver_cell *, enum cell_fate);
+/* The newest cell that is alive: what a thaw has made. */
+struct driver_cell *fake_newest(struct fake *);
 
 /* ---- the other side ---- */
 void peer_frame(int fd, uint16_t type, uint16_t flags, uint32_t channel, const char *text);

@@ -81,9 +81,9 @@ static void bad_bodies_are_refused(void **state) {
         {"{\"limits\":{\"pids\":\"many\"}}", ERR_INVALID, "pids"},
         {"{\"network\":{\"mode\":\"sideways\"}}", ERR_INVALID, "network.mode"},
         {"{\"network\":{\"mode\":\"open\"}}", ERR_UNSUPPORTED, "network.mode"},
-        {"{\"persistent\":true}", ERR_UNSUPPORTED, "persistent"},
-        {"{\"from_snapshot\":\"snap_1\"}", ERR_UNSUPPORTED, "snapshots"},
-        {"{\"on_timeout\":\"pause\"}", ERR_UNSUPPORTED, "on_timeout"},
+        {"{\"persistent\":1}", ERR_INVALID, "persistent"},
+        {"{\"from_snapshot\":\"snap_1\"}", ERR_NOT_FOUND, "snap_1"},
+        {"{\"on_timeout\":\"pause\"}", ERR_INVALID, "on_timeout"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct answer a = create(f, bad[i].body);
@@ -113,13 +113,13 @@ static void describe_says_what_was_asked(void **state) {
     assert_true(json_object_get_double(field(o, "/remaining_seconds")) > 50);
     json_object_put(o);
     struct json_object *yes = parse("{\"user\":\"7\"}"), *no = parse("{\"user\":\"8\"}");
-    struct json_object *list = cell_list(f->world, yes, NULL);
+    struct json_object *list = cell_list(f->world, yes, NULL, NULL);
     assert_int_equal(json_object_array_length(list), 1);
     json_object_put(list);
-    list = cell_list(f->world, no, NULL);
+    list = cell_list(f->world, no, NULL, NULL);
     assert_int_equal(json_object_array_length(list), 0);
     json_object_put(list);
-    list = cell_list(f->world, NULL, "somebody");
+    list = cell_list(f->world, NULL, NULL, "somebody");
     assert_int_equal(json_object_array_length(list), 0);
     json_object_put(list);
     json_object_put(yes);

@@ -189,8 +189,16 @@ static void the_body_of_a_create(void **state) {
     o.memory_mb = 512;
     struct json_object *body = cell_options_json(&o, &e);
     assert_string_equal(json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN),
-                        "{\"template\":\"python\",\"env\":{\"A\":\"b=c\"},\"metadata\":{},\"ttl_seconds\":60,"
+                        "{\"template\":\"python\",\"env\":{\"A\":\"b=c\"},\"ttl_seconds\":60,"
                         "\"limits\":{\"memory_mb\":512,\"cpus\":0.5}}");
+    json_object_put(body);
+    struct cell_options kept = CELL_OPTIONS_INIT;
+    kept.persistent = true;
+    kept.on_timeout = "delete";
+    kept.from_snapshot = "loaded";
+    body = cell_options_json(&kept, &e); /* nothing that a snapshot has of its own */
+    assert_string_equal(json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN),
+                        "{\"from_snapshot\":\"loaded\",\"persistent\":true,\"on_timeout\":\"delete\"}");
     json_object_put(body);
     o.metadata.word[o.metadata.count++] = "nothing";
     assert_null(cell_options_json(&o, &e));

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/mount.h>
 #include <linux/seccomp.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -123,6 +124,17 @@ static void make_layers(void) {
     make_overlay("layered");
 }
 
+/* The two sides of /layered, as the keeper hands over those of the root: mounts of their own, read-only, attached nowhere. */
+static void show_layers(void) {
+    static const char *const sides[] = {"layers/layered-upper", "layers/layered-lower"};
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+    for (int i = 0; i < 2; i++) {
+        int fd = (int)syscall(SYS_open_tree, AT_FDCWD, sides[i], OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+        need(fd >= 0 && syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof attr) == 0, sides[i]);
+        need(dup2(fd, GUEST_FD_LAYER + i) >= 0 && close(fd) == 0, sides[i]);
+    }
+}
+
 void cell_map_ids(pid_t pid) {
     static const char *const maps[] = {"uid_map", "gid_map"};
     char path[64], map[64];
@@ -139,8 +151,10 @@ static void enter_jail(void) {
     struct err e;
     struct sock_fprog filter;
     int rules = -1;
-    if (landlock_policy_abi())
-        need((rules = landlock_policy_build(&e)) >= 0 && dup2(rules, GUEST_FD_SLOTS + 1) >= 0, "Landlock rules");
+    if (landlock_policy_abi()) {
+        need((rules = landlock_policy_build(&e)) >= 0 && dup2(rules, GUEST_FD_RULES) >= 0, "Landlock rules");
+        need(landlock_policy_show(rules, GUEST_FD_LAYER, &e) == 0 && landlock_policy_show(rules, GUEST_FD_LOWER, &e) == 0, "Landlock rules");
+    }
     become_guest();
     need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
     if (rules >= 0) need(landlock_policy_enter(rules, &e) == 0, "Landlock");
@@ -162,6 +176,7 @@ void cell_enter(const char *root) {
     make_dir("small", 0777, 1000);
     need(mount("small", "small", "tmpfs", MS_NOSUID, "mode=777,size=1m") == 0, "small");
     make_devices();
+    show_layers();
     need(mount("proc", "proc", "proc", MS_NOSUID, NULL) == 0, "proc");
     need(syscall(SYS_pivot_root, ".", ".") == 0 && umount2(".", MNT_DETACH) == 0 && chdir("/") == 0, "pivot_root");
     enter_jail();

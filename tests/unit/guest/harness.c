@@ -23,6 +23,7 @@
     (CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP)
 
 const char *guest_binary;
+const char *guest_layers[2];
 
 int guest_tests_main(int argc, char **argv, const char *name, const struct CMUnitTest *tests, size_t n) {
     if (argc != 2) {
@@ -47,13 +48,20 @@ static int binary_in_memory(void) {
     return copy;
 }
 
+static void place_layers(void) {
+    for (int i = 0; i < 2; i++) {
+        int fd = guest_layers[i] ? open(guest_layers[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+        if (guest_layers[i] && dup2(fd, GUEST_FD_LAYER + i) < 0) _exit(99);
+    }
+}
+
 static _Noreturn void run_guest(int fd, enum guest_mode mode, const char *root, const int go[2]) {
     char mapped;
     close(go[1]);
     if (read(go[0], &mapped, 1) != 1) _exit(96);
     int binary = binary_in_memory();
     if (dup2(fd, GUEST_FD_STREAM) < 0 || dup2(fd, GUEST_FD_SLOTS) < 0) _exit(99);
-    if (mode == GUEST_IN_CELL) cell_enter(root);
+    mode == GUEST_IN_CELL ? cell_enter(root) : place_layers();
     char *argv[] = {"cella-guest", NULL};
     /* The keeper passes nothing. Leak checking needs a dumpable process, which the guest is not. */
     char *envp[] = {MEMORY_SCALE > 1 ? "ASAN_OPTIONS=detect_leaks=0:disable_coredump=0" : NULL, NULL};

@@ -48,6 +48,8 @@ struct guest {
 
 /* Path of the binary: first argument of the test program. */
 extern const char *guest_binary;
+/* What a GUEST_PLAIN finds as GUEST_FD_LAYER and GUEST_FD_LOWER; NULL: nothing. (In a cell they are the two sides of /layered.) */
+extern const char *guest_layers[2];
 /* What a test's main calls: takes the argument, checks for root, runs. */
 int guest_tests_main(int argc, char **argv, const char *name, const struct CMUnitTest *tests, size_t n);
 

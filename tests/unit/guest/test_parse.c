@@ -11,9 +11,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/id.h"
 #include "guest/env.h"
 #include "guest/request.h"
+#include "guest/sha256.h"
 #include "guest/tar_name.h"
 
 static struct request r;
@@ -207,11 +209,76 @@ static void environments(void **state) {
     env_extra_set(&none);
 }
 
+static void layer_requests(void **state) {
+    (void)state;
+    assert_int_equal(parse("{\"op\":\"changes\",\"user\":\"user\"}"), 0);
+    assert_int_equal(r.op, OP_CHANGES);
+    assert_true(r.as_root); /* whoever asks: the layer is nobody's */
+    assert_int_equal(parse("{\"op\":\"digest\",\"paths\":[\"/a\",\"/b c\"]}"), 0);
+    assert_string_equal(r.paths[1], "/b c");
+    assert_null(r.paths[2]);
+    assert_int_equal(parse("{\"op\":\"read\",\"path\":\"/a\"}"), 0);
+    assert_int_equal(r.view, VIEW_FOLLOW);
+    assert_int_equal(parse("{\"op\":\"read\",\"path\":\"/a\",\"view\":\"template\"}"), 0);
+    assert_int_equal(r.view, VIEW_TEMPLATE);
+    assert_int_equal(parse("{\"op\":\"read\",\"path\":\"/a\",\"view\":\"root\"}"), 0);
+    assert_int_equal(r.view, VIEW_ROOT);
+    static const char *const bad[] = {
+        "{\"op\":\"read\",\"path\":\"/a\",\"view\":\"upper\"}", "{\"op\":\"read\",\"path\":\"/a\",\"view\":1}",
+        "{\"op\":\"digest\",\"paths\":{}}",      "{\"op\":\"digest\",\"paths\":[\"a\"]}",
+        "{\"op\":\"digest\",\"paths\":[null]}",  "{\"op\":\"digest\",\"paths\":[\"/a\\u0000b\"]}",
+        "{\"op\":\"digest\",\"paths\":[[\"/a\"]]}"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(parse(bad[i]), -1);
+    struct buf many = {0};
+    buf_str(&many, "{\"op\":\"digest\",\"paths\":[\"/0\"");
+    for (int i = 1; i < 1000; i++) buf_printf(&many, ",\"/%d\"", i);
+    size_t n = many.len;
+    buf_str(&many, "]}");
+    assert_int_equal(parse(many.data), 0);
+    many.len = n;
+    buf_str(&many, ",\"/one too many\"]}");
+    assert_int_equal(parse(many.data), -1);
+    buf_free(&many);
+}
+
+/* Lengths around the ends of blocks, against the digests of another implementation, and cut into pieces of every size. */
+static void sha256(void **state) {
+    (void)state;
+    static const struct {
+        size_t n;
+        const char *hex;
+    } known[] = {
+        {0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {1, "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"},
+        {55, "595615dbe4f0f407ae397d08b4c2cb870cb9b0e11937416f950c5160acf9c005"},
+        {56, "784f623b787495078e93ff28a25b581df0584055a7e71d8cd90c454716b92f51"},
+        {57, "808f0738aa4401bdee842e5a15a7baad5809f976d8eb6f9bd2683cebd2e8d671"},
+        {63, "5ca3e1ef5207490eac01a795e5cc94d59582a5118bf9534665c8668d87aa647c"},
+        {64, "2fcd5a0d60e4c941381fcc4e00a4bf8be422c3ddfafb93c809e8d1e2bfffae8e"},
+        {65, "1b3cd1877ab2f2f19f7be001722554f336cb799df0329de0bb4c118dc6abc06d"},
+        {119, "faef67da856d6fd9c8d12f9ed0a4fefd3cf0ce085ab43e2907418d457e3c354b"},
+        {120, "c9512b08619c19fbb503c7da6b46ef20301e5f7a7a5f43989182398536f5c5c8"},
+        {128, "6c05be2c4268843ae47e68e611277ce62c02153f2f4d2e1e2a1a4b44f766cf74"},
+        {1000, "915e53a44c18b19bb06ba5b3f5fcaf1dc4651e8404c63425cfc6174e74659d87"},
+    };
+    static char text[1000];
+    for (size_t i = 0; i < sizeof text; i++) text[i] = (char)('a' + i % 26);
+    for (size_t k = 0; k < sizeof known / sizeof *known; k++)
+        for (size_t piece = 1; piece <= 130; piece += 43) {
+            struct sha256 s;
+            char hex[2 * SHA256_BYTES + 1];
+            sha256_begin(&s);
+            for (size_t at = 0; at < known[k].n; at += piece) sha256_add(&s, text + at, known[k].n - at < piece ? known[k].n - at : piece);
+            sha256_end(&s, hex);
+            assert_string_equal(hex, known[k].hex);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exec_requests),    cmocka_unit_test(file_requests), cmocka_unit_test(refused_requests),
         cmocka_unit_test(damaged_requests), cmocka_unit_test(archive_names), cmocka_unit_test(archive_links),
-        cmocka_unit_test(environments),
+        cmocka_unit_test(environments),     cmocka_unit_test(layer_requests), cmocka_unit_test(sha256),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -164,6 +165,130 @@ static void keys(void **state) {
     assert_int_equal(store_key_find(x->s, "abc", id, sizeof id), 0);
 }
 
+static int join_ids(void *arg, const char *id, const char *json) {
+    (void)json;
+    strcat(strcat(arg, id), " ");
+    return 0;
+}
+
+static void images(void **state) {
+    FIXTURE;
+    char text[64] = "", *json = NULL;
+    assert_int_equal(store_image_put(x->s, "img_b", "sbx_1", "{\"n\":1}", &err), 0);
+    assert_int_equal(store_image_put(x->s, "img_a", "sbx_1", "{}", &err), 0);
+    assert_int_equal(store_image_put(x->s, "img_b", "sbx_2", "{\"n\":2}", &err), 0); /* replaced, its place is kept */
+    store_close(x->s);
+    open_store(x);
+    assert_int_equal(store_image_each(x->s, join_ids, text, &err), 0);
+    assert_string_equal(text, "img_b img_a ");
+    assert_int_equal(store_image_get(x->s, "img_b", &json), 1);
+    assert_string_equal(json, "{\"n\":2}");
+    free(json);
+    assert_int_equal(store_image_delete(x->s, "img_b", &err), 0);
+    assert_int_equal(store_image_get(x->s, "img_b", &json), 0);
+}
+
+static void a_durable_transaction_is_whole(void **state) {
+    FIXTURE;
+    int n = 0;
+    char *json;
+    store_begin_durable(x->s);
+    assert_int_equal(store_image_put(x->s, "img_1", "sbx_1", "{}", &err), 0);
+    assert_int_equal(store_cell_put(x->s, "sbx_1", "{}", &err), 0);
+    store_rollback(x->s);
+    assert_int_equal(store_image_get(x->s, "img_1", &json), 0);
+    assert_int_equal(store_cell_each(x->s, count_rows, &n, &err), 0);
+    assert_int_equal(n, 0);
+    assert_int_equal(store_commit_durable(x->s, &err), -1); /* nothing was begun */
+    store_begin_durable(x->s);
+    assert_int_equal(store_image_put(x->s, "img_1", "sbx_1", "{}", &err), 0);
+    assert_int_equal(store_cell_put(x->s, "sbx_1", "{}", &err), 0);
+    assert_int_equal(store_commit_durable(x->s, &err), 0);
+    store_begin(x->s); /* an everyday one works as before */
+    assert_int_equal(store_cell_put(x->s, "sbx_2", "{}", &err), 0);
+    store_commit(x->s);
+    store_close(x->s);
+    open_store(x);
+    assert_int_equal(store_image_each(x->s, count_rows, &n, &err), 0);
+    assert_int_equal(store_cell_each(x->s, count_rows, &n, &err), 0);
+    assert_int_equal(n, 3);
+}
+
+static void branches(void **state) {
+    FIXTURE;
+    char text[64] = "", *json = NULL;
+    assert_int_equal(store_branch_put(x->s, "sbx_r", "sbx_r", "{}", &err), 0);
+    assert_int_equal(store_branch_put(x->s, "sbx_o", "sbx_o", "{}", &err), 0);
+    assert_int_equal(store_branch_put(x->s, "sbx_c", "sbx_r", "{\"parent\":\"sbx_r\"}", &err), 0);
+    assert_int_equal(store_branch_each(x->s, "sbx_r", join_ids, text, &err), 0);
+    assert_string_equal(text, "sbx_r sbx_c ");
+    assert_int_equal(store_branch_get(x->s, "sbx_c", &json), 1);
+    assert_string_equal(json, "{\"parent\":\"sbx_r\"}");
+    free(json);
+    assert_int_equal(store_branch_get(x->s, "sbx_x", &json), 0);
+}
+
+static void old_branches_of_ended_cells_go(void **state) {
+    FIXTURE;
+    char *json = NULL;
+    assert_int_equal(store_cell_put(x->s, "sbx_0", "{}", &err), 0); /* alive: stays, though it is the oldest */
+    store_begin(x->s);
+    for (int i = 0; i < 10752; i++) { /* 21 * 512: the last one trims */
+        char id[16];
+        (void)snprintf(id, sizeof id, "sbx_%d", i);
+        assert_int_equal(store_branch_put(x->s, id, "sbx_0", "{}", &err), 0);
+    }
+    store_commit(x->s);
+    int n = 0;
+    assert_int_equal(store_branch_each(x->s, "sbx_0", count_rows, &n, &err), 0);
+    assert_int_equal(n, 10001);
+    assert_int_equal(store_branch_get(x->s, "sbx_0", &json), 1);
+    free(json);
+    assert_int_equal(store_branch_get(x->s, "sbx_1", &json), 0);
+    assert_int_equal(store_branch_get(x->s, "sbx_10751", &json), 1);
+    free(json);
+}
+
+static void journal(void **state) {
+    FIXTURE;
+    char text[64] = "";
+    assert_int_equal(store_journal_put(x->s, "2", "{\"step\":1}", &err), 0);
+    assert_int_equal(store_journal_put(x->s, "1", "{}", &err), 0);
+    assert_int_equal(store_journal_put(x->s, "2", "{\"step\":2}", &err), 0);
+    store_close(x->s);
+    open_store(x);
+    assert_int_equal(store_journal_each(x->s, join_ids, text, &err), 0);
+    assert_string_equal(text, "2 1 ");
+    assert_int_equal(store_journal_delete(x->s, "1", &err), 0);
+    assert_int_equal(store_journal_each(x->s, take_json, text, &err), 0);
+    assert_string_equal(text, "{\"step\":2}");
+}
+
+/* A file of the first version: made by taking away what the second one added. */
+static void an_older_file_is_migrated(void **state) {
+    FIXTURE;
+    sqlite3 *db;
+    int n = 0;
+    assert_int_equal(store_cell_put(x->s, "sbx_1", "{}", &err), 0);
+    store_close(x->s);
+    assert_int_equal(sqlite3_open(x->path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "DROP TABLE image; DROP TABLE branch; DROP TABLE journal; PRAGMA user_version=1",
+                                  NULL, NULL, NULL),
+                     SQLITE_OK);
+    sqlite3_close(db);
+    open_store(x);
+    assert_int_equal(store_cell_each(x->s, count_rows, &n, &err), 0);
+    assert_int_equal(n, 1);
+    assert_int_equal(store_journal_put(x->s, "1", "{}", &err), 0);
+    store_close(x->s);
+    assert_int_equal(sqlite3_open(x->path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "PRAGMA user_version=99", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+    x->s = store_open(x->path, &err);
+    assert_null(x->s); /* a newer one is refused, not understood a little */
+    assert_string_equal(err.code, ERR_CONFLICT);
+}
+
 static void the_file_is_private(void **state) {
     struct fixture *x = *state;
     struct stat st;
@@ -190,6 +315,12 @@ int main(void) {
                                        TEST(executions),
                                        TEST(events),
                                        TEST(keys),
+                                       TEST(images),
+                                       TEST(a_durable_transaction_is_whole),
+                                       TEST(branches),
+                                       TEST(old_branches_of_ended_cells_go),
+                                       TEST(journal),
+                                       TEST(an_older_file_is_migrated),
                                        TEST(the_file_is_private),
                                        TEST(a_damaged_file_is_an_error)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,6 +12,10 @@ errors.py       exceptions to plain text
 streams.py      sys.stdout and sys.stderr on the real descriptors
 commands.py     child processes that an interrupt reaches
 loops.py        the event loop after a fork
+entropy.py      new entropy for a copy
+variables.py    the user's variables: names, types, short values
+short.py        short texts of values
+digest.py       digests of values
 interrupt.py    who may be interrupted when
 wire.py         frames, packets, replay (src/wire/frame.h, src/wire/context_proto.h)
 """

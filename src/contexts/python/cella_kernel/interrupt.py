@@ -22,7 +22,8 @@ class Gate:
         self.mode = IDLE
         self.pending = False  # a signal that will be raised at the next chance
         self.delivered = False  # KeyboardInterrupt was raised in this execution
-        self._holds = 0
+        self.holds = 0  # while it is not 0, a signal is remembered and raised by check()
+        self._quiet = [guarded.__code__]
         self._readable = readable
         self._main = threading.main_thread()
         self._signal, self._mask = signal.signal, signal.pthread_sigmask
@@ -33,8 +34,15 @@ class Gate:
         self._signal(signal.SIGINT, self._on_signal)
         self._mask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
+    def put_off_in(self, code):
+        """Never raise in a frame of this code itself: it holds the gate as soon as it runs."""
+        self._quiet.append(code)
+
+    def quiet(self, frame):
+        return frame is not None and any(frame.f_code is code for code in self._quiet)
+
     def _on_signal(self, _number, frame):
-        if self.mode == OPEN and not self._holds and (frame is None or frame.f_code is not guarded.__code__):
+        if self.mode == OPEN and not self.holds and not self.quiet(frame):
             self.pending = False
             self.delivered = True
             raise KeyboardInterrupt
@@ -43,7 +51,7 @@ class Gate:
 
     def check(self):
         """Raise the interrupt that came before the user's code began, or while a message was sent."""
-        if self.pending and self.mode == OPEN and not self._holds:
+        if self.pending and self.mode == OPEN and not self.holds:
             self.pending = False
             self.delivered = True
             raise KeyboardInterrupt
@@ -51,18 +59,18 @@ class Gate:
     # `with gate:` puts the interrupt off while a message is sent.
     def __enter__(self):
         if self._ident() == self._main.ident:
-            self._holds += 1
+            self.holds += 1
 
     def __exit__(self, *_exc):
         if self._ident() == self._main.ident:
-            self._holds -= 1
+            self.holds -= 1
             self.check()
 
     def shut(self):
         """The execution is over: whatever is still pending was meant for it."""
         self.mode = IDLE  # first, so that no signal falls between the two and stays for the next execution
         self.pending = False
-        self._holds = 0
+        self.holds = 0
 
 
 def guarded(gate, function, *args):

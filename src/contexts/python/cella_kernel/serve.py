@@ -1,19 +1,21 @@
 """The loop of a context: messages of the daemon in, executions out. Also the user's questions to the client."""
 import builtins
 import getpass
+import json
 import os
 import sys
 import threading
 import time
 
-from . import wire
+from . import variables, wire
 from .display import to_json
 from .interrupt import HELD, IDLE
 
 
 class Server:
-    def __init__(self, stream, gate, output, executor):
-        self.stream, self.gate, self.output, self.executor = stream, gate, output, executor
+    def __init__(self, stream, gate, output, executor, entropy):
+        self.stream, self.gate, self.output, self.executor, self.entropy = stream, gate, output, executor, entropy
+        self._hostname = None  # as it was when this process last looked
         self._temporary = []  # (name, value) for the next execution
         self._hello = False  # a daemon took over while an execution waited for input
         self._question = None  # the INPUT_REQUEST payload that waits for its reply
@@ -22,6 +24,7 @@ class Server:
         getpass.getpass = self._getpass
 
     def ready(self):
+        self._hostname = os.uname().nodename
         version = "%d.%d.%d" % sys.version_info[:3]
         text = b'{"language":"python","version":"%b","pid":%d}' % (version.encode(), os.getpid())
         self.stream.send([(wire.READY, 0, 0, text)])
@@ -54,6 +57,10 @@ class Server:
             self._answer_hello()
         elif kind == wire.CWD:
             self._chdir(payload)
+        elif kind == wire.FORKED:
+            self._forked(payload)
+        elif kind == wire.INSPECT:
+            self._inspect(channel, payload)
         # INPUT_REPLY to nobody: the execution that asked was interrupted meanwhile
 
     def _execute(self, number, flags, source):
@@ -68,6 +75,26 @@ class Server:
         self.executor.run(number, flags, source, restore)
         if self._hello:
             self._answer_hello()
+
+    def _inspect(self, number, payload):
+        names, value_bytes = variables.question(payload)
+        self.gate.mode = HELD
+        variables.answer(self.executor, number, names, value_bytes)
+        if self._hello:
+            self._answer_hello()
+
+    def _forked(self, payload):
+        """This process is a copy: see entropy.py. What names the old host names the new one."""
+        try:
+            hostname = json.loads(payload)["hostname"]
+        except (ValueError, TypeError, KeyError):
+            raise wire.Malformed("FORKED without a host name") from None
+        self.entropy.forked()
+        if self._environ.get("HOSTNAME") == self._hostname:
+            self._environ["HOSTNAME"] = str(hostname)
+        self._hostname = str(hostname)
+        if "platform" in sys.modules:
+            sys.modules["platform"]._uname_cache = None
 
     def _restore(self, before):
         for name, value in reversed(before):
@@ -139,5 +166,7 @@ class Server:
                     self.stream.send([(wire.INPUT_REQUEST, wire.REPLAY, self.executor.number, self._question)])
             elif kind == wire.SETENV:
                 self._set(wire.environment_entries(payload))
+            elif kind == wire.FORKED:
+                self._forked(payload)
             else:
                 raise wire.Malformed("frame type %d while an execution waits for input" % kind)

@@ -9,8 +9,10 @@ import io
 import os
 import select
 import sys
+import threading
 
-_write = os.write
+_write, _ident = os.write, threading.get_ident
+_muted = 0  # the thread whose writes are thrown away; 0: none
 
 
 class Descriptor(io.RawIOBase):
@@ -31,6 +33,8 @@ class Descriptor(io.RawIOBase):
     def write(self, data):
         try:
             size = len(data) if type(data) is bytes else memoryview(data).nbytes
+            if _muted and _muted == _ident():
+                return size
             done = _write(self._fd, data)
             if done == size:
                 return size
@@ -52,6 +56,19 @@ def text_stream(fd, name):
     return io.TextIOWrapper(
         Descriptor(fd, name), encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True
     )
+
+
+class Muffled:
+    """In the place of a stream of the user's: what the muted thread writes is thrown away."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        return len(text) if _muted == _ident() else self._stream.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 class Output:
@@ -87,6 +104,20 @@ class Output:
                     stream.flush()
                 except Exception:
                     pass  # a broken stream of the user's is the user's; ours has nothing to flush
+
+    def mute(self):
+        """Throw away what this thread prints, until unmute()."""
+        global _muted
+        self.open()
+        _muted = _ident()
+        self._put_aside = (sys.stdout, sys.stderr)
+        ours = (self.out, self.err, None)
+        sys.stdout, sys.stderr = (s if s in ours else Muffled(s) for s in self._put_aside)
+
+    def unmute(self):
+        global _muted
+        _muted = 0
+        sys.stdout, sys.stderr = self._put_aside
 
     def error_text(self, text):
         """Write a line of the kernel's own to stderr; if even that is closed there is nobody to tell."""

@@ -18,8 +18,9 @@ REPLAY_MAX = 8 << 20  # bytes of frames kept of the newest execution
 MORE, EOF, REPLAY, SVG = 0x1, 0x2, 0x4, 0x8
 FLAGS_KNOWN = MORE | EOF | REPLAY | SVG
 
-EXECUTE, SETENV, TEMPENV, INPUT_REPLY, HELLO, CWD = 1, 2, 3, 4, 5, 6
-READY, DISPLAY, RESULT, ERROR, INPUT_REQUEST, DONE, STATUS = 32, 33, 34, 35, 36, 37, 38
+EXECUTE, SETENV, TEMPENV, INPUT_REPLY, HELLO, CWD, FORKED, INSPECT = 1, 2, 3, 4, 5, 6, 7, 8
+READY, DISPLAY, RESULT, ERROR, INPUT_REQUEST, DONE, STATUS, VARIABLES = 32, 33, 34, 35, 36, 37, 38, 39
+INTERRUPTIBLE = (EXECUTE, INSPECT)
 
 
 class Closed(Exception):
@@ -54,10 +55,10 @@ class Stream:
         return bool(events) and bool(events[0][1] & select.POLLIN)
 
     def expects_execution(self):
-        """True when an EXECUTE is among what was received and not taken, whole or its first part."""
-        if self._partial is not None and self._partial[0] == EXECUTE:
+        """True when something that can be interrupted is among what was received and not taken, whole or its first part."""
+        if self._partial is not None and self._partial[0] in INTERRUPTIBLE:
             return True
-        return any(frame[0] == EXECUTE for frame in self._frames)
+        return any(frame[0] in INTERRUPTIBLE for frame in self._frames)
 
     def take(self):
         """The next whole message that is here already: (type, flags, channel, payload), or None."""
@@ -87,7 +88,7 @@ class Stream:
             at += length
 
     def _add(self, kind, flags, channel, payload):
-        if not EXECUTE <= kind <= CWD or flags & ~FLAGS_KNOWN:
+        if not EXECUTE <= kind <= INSPECT or flags & ~FLAGS_KNOWN:
             raise Malformed("unknown frame type %d or flags %#x" % (kind, flags))
         if self._partial is not None:
             started, its_channel, parts, size = self._partial

@@ -1,0 +1,44 @@
+/* image_manifest.h: what an image is made of: one file, authenticated under the installation's key (docs/image-format.md).
+ *
+ * First line: 64 hex digits, HMAC-SHA-256 of everything behind that line. Then one JSON object. */
+#pragma once
+#include <stdbool.h>
+
+#include "driver/driver.h"
+#include "driver/process/arch.h"
+#include "driver/process/image_format.h"
+#include "driver/process/image_scan.h"
+
+#define IMAGE_FORMAT 1
+#define MANIFEST_NAME "manifest"
+#define MANIFEST_BYTES_MAX (1u << 20)
+#define IMAGE_KEY 32
+
+struct image_slot {
+    bool used;
+    uint32_t language;
+    struct memory_written memory; /* sizes and digests of the file "memory-N" */
+    uint8_t base[IMAGE_DIGEST];
+};
+
+struct image_manifest {
+    char image_id[CELL_ID_MAX], template_id[TEMPLATE_ID_HEX + 1];
+    int64_t made_at_ms;
+    struct cell_limits limits;
+    uint64_t layer_bytes;
+    struct arch_features features;
+    struct image_slot slot[DRIVER_SLOTS];
+    struct json_object *not_carried; /* array; owned: manifest_free */
+};
+
+void manifest_free(struct image_manifest *);
+/* The installation's key, made on first use (0600, durable). */
+int image_key(const char *path, uint8_t key[IMAGE_KEY], struct err *);
+/* Write the file into the directory, durable. */
+int manifest_write(const struct image_manifest *, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *);
+/* Read and check everything that the manifest itself can tell. The caller frees, also after a failure. */
+int manifest_read(struct image_manifest *, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *);
+/* The same from memory: n bytes of hostile text behind the first line, whose authenticity was checked. */
+int image_manifest_parse(struct image_manifest *, const char *json, size_t n, struct err *);
+/* Can this image be used on this machine? */
+int manifest_fits(const struct image_manifest *, struct err *);

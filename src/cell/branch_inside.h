@@ -17,6 +17,9 @@ bool branch_related(struct world *, const struct cell *into, const struct cell *
 void forks_forget(struct world *);
 void merges_forget(struct world *);
 
+/* merge.c: the cell was merged, and the store does not know it yet. */
+bool merge_unwritten(struct world *, const char *id, char reason[64]);
+
 /* ---- merge.c: at the start of the daemon ---- */
 /* Before rows are matched to cells: the merges that the last daemon did not finish. */
 int merge_recover_begin(struct world *, struct err *);

@@ -83,7 +83,8 @@ struct cell *cell_find(struct world *w, const char *id, struct err *err) {
     if (c && c->status < CELL_ENDING) return c;
     if (c)
         cell_gone_error(err, id, c->reason);
-    else if (id_valid(id, "sbx_") && store_cell_ended(w->config.store, id, reason, sizeof reason))
+    else if (id_valid(id, "sbx_") &&
+             (merge_unwritten(w, id, reason) || store_cell_ended(w->config.store, id, reason, sizeof reason)))
         cell_gone_error(err, id, reason);
     else
         err_set(err, ERR_NOT_FOUND, "no sandbox has the id \"%.40s\"", id);

@@ -63,8 +63,8 @@ struct diff_entries {
  * same file; 0: nothing is known of the kind. */
 void diff_compare(const struct diff_list *mine, const struct diff_list *theirs, int64_t shared_until_ns,
                   struct diff_entries *out);
-/* Remove an undecided entry that turned out to be no difference; keeps the order. Call diff_entries_pack when all are
- * decided. */
+/* What the contents of an undecided entry said. One that is no difference then goes with diff_entries_pack(), which keeps
+ * the order: call it when all are decided. */
 void diff_entry_decide(struct diff_entry *, bool same);
 void diff_entries_pack(struct diff_entries *);
 void diff_entries_free(struct diff_entries *);

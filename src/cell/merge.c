@@ -29,7 +29,7 @@ struct merge {
     cell_done_cb cb;
     void *arg;
     struct err err;
-    bool failed;
+    bool failed, swapped;
     struct deadline retry;
     struct deferred later;
 };
@@ -313,6 +313,7 @@ static void on_renamed(void *arg, struct err *e) {
     m->into->lost_why[0] = 0; /* its end is what was asked for */
     m->into->merging = false;
     swap(m);
+    m->swapped = true;
     events(m);
     lost_meanwhile(m->from);
     bool stored = try_store(m);
@@ -374,6 +375,12 @@ void cell_merge(struct cell *into, struct cell *from, cell_done_cb cb, void *arg
         defer(into->world->defers, &m->later, on_refused);
     } else
         cell_turn(m->into_first ? into : from, &m->turn[0], on_first);
+}
+
+bool merge_unwritten(struct world *w, const char *id, char reason[64]) {
+    for (struct merge *m = w->merging; m; m = m->next)
+        if (m->swapped && strcmp(m->from_id, id) == 0) return reason_of(reason, m->into_id), true;
+    return false;
 }
 
 void merges_forget(struct world *w) {

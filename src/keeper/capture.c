@@ -23,6 +23,7 @@
 
 /* A thread inside vfork() stops only when its child execs: a fork waits no longer than this for it. */
 #define FREEZE_MS 1000
+#define COPY_MS 10000 /* a copy of a context with tens of GB of small pages, or with a GB of shared memory, takes a second */
 
 static struct capture captures[CAPTURES_MAX];
 
@@ -57,6 +58,7 @@ static int freeze(struct capture *k, const struct cell *c, struct err *e) {
 static int copy(struct capture *k, const struct cell *c, struct snapshot *files, struct err *e) {
     if (fault_error("keeper.capture.layer", e)) return -1;
     snapshot_go(files);
+    inject_deadline(COPY_MS);
     fault_point("keeper.capture.snapped");
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         if (!k->slot[i].image.thread) continue;

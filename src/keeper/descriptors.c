@@ -232,13 +232,17 @@ static void look_at_anonymous(struct look *l, struct image_file *f, const char *
 static void look_at(struct look *l, int fd) {
     char at[64], link[STATE_PATH_MAX + 1];
     struct stat st;
+    if (l->im->files == STATE_FILES_MAX) {
+        notes_add(&l->im->notes, KEEPER_NOTE_FILE, fd, 0, "more descriptors than a copy can have");
+        return;
+    }
     (void)snprintf(at, sizeof at, "/proc/%d/fd/%d", l->leader, fd);
     if (stat(at, &st)) return;
     if (fd == 0 && S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3)) return; /* what every context starts with */
     if ((fd == 1 || fd == 2) && S_ISFIFO(st.st_mode) && st.st_ino == l->stream[fd - 1]) return;
     struct image_file *f = add(l, fd, 0);
     if (!f) {
-        notes_add(&l->im->notes, KEEPER_NOTE_FILE, fd, 0, "more descriptors than a copy can have");
+        notes_add(&l->im->notes, KEEPER_NOTE_FILE, fd, 0, "no memory to remember it");
         return;
     }
     for (int i = 0; i < 3; i++)

@@ -68,11 +68,9 @@ void inject_here(pid_t pid, struct affinity *old) {
 
 void inject_back(pid_t pid, const struct affinity *a) {
     static const struct affinity none;
-    struct affinity all;
     const bool known = a && memcmp(a, &none, sizeof none);
     if (!known && !staying) return;
-    memset(&all, 0xff, sizeof all);
-    (void)sched_setaffinity(pid, sizeof all, (cpu_set_t *)(uintptr_t)(known ? a : &all)->bits);
+    (void)sched_setaffinity(pid, sizeof keepers_own, (cpu_set_t *)(uintptr_t)(known ? a : &keepers_own)->bits);
 }
 
 static int wait_status(pid_t pid, int *status, struct err *e) {

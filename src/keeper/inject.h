@@ -27,7 +27,7 @@ struct affinity {
 };
 /* Where the task may run goes to *old (may be NULL). Nothing when the keeper does not stay. */
 void inject_here(pid_t, struct affinity *old);
-/* Where it may run from now on; when that is not known: everywhere, if the keeper stays. */
+/* Where it may run from now on; when that is not known: where the keeper may, if it stays. */
 void inject_back(pid_t, const struct affinity *);
 
 int task_read(pid_t, uint64_t address, void *out, size_t n, struct err *);

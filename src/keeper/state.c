@@ -156,7 +156,11 @@ static bool path_fits(const struct state_file *f, const char *extra) {
     return f->path_bytes >= 2 && f->path_bytes <= STATE_PATH_MAX && extra[0] == '/' && memchr(extra, 0, f->path_bytes) == extra + f->path_bytes - 1;
 }
 
-static bool pages_fit(uint64_t address, uint64_t bytes) { return address % 4096 == 0 && bytes && user_range(address, bytes); }
+/* Nothing may take the place of the injected code: the sentinel runs it as the owner of all cells. */
+static bool pages_fit(uint64_t address, uint64_t bytes) {
+    if (address % 4096 || !bytes || !user_range(address, bytes)) return false;
+    return address + bytes <= STUB_CODE || address >= STUB_CODE + STUB_CODE_SIZE + STUB_DATA_SIZE;
+}
 
 static bool file_fits(const struct state_file *f, const void *extra) {
     switch ((enum state_file_kind)f->kind) {

@@ -18,6 +18,7 @@
 #include "keeper/state.h"
 
 #define THAWS_MAX 64
+#define USER_MEMORY (1ull << 47)
 
 _Static_assert(KEEPER_SCRATCH_ADDRESS == STUB_SCRATCH && KEEPER_SCRATCH_MAX <= STUB_SCRATCH_SIZE, "the protocol's scratch area is the stub's");
 _Static_assert(KEEPER_CALLS_MAX <= STUB_CALLS_MAX && sizeof(struct keeper_one_call) == sizeof(struct stub_call), "a table fits the stub's");
@@ -98,7 +99,11 @@ int thaw_begin(struct cell *c, int slot, struct zygote *z, int state_fd, int fds
 
 /* ---- calls ---- */
 
-static bool hits_stub(uint64_t at, uint64_t bytes) { return bytes && at < STUB_DATA + STUB_DATA_SIZE && (at + bytes > STUB_CODE || at + bytes < at); }
+/* Pages [at, at + bytes), where the kernel rounds up; more than all of user memory counts as everything. */
+static bool hits_stub(uint64_t at, uint64_t bytes) {
+    if (at > USER_MEMORY || bytes > USER_MEMORY) return true;
+    return bytes && at < STUB_DATA + STUB_DATA_SIZE && at + bytes + 4095 > STUB_CODE;
+}
 
 /* The list of the protocol. What would touch the keeper's own pages is refused here: not every kernel can seal them. */
 static bool permitted(const struct keeper_one_call *c) {
@@ -106,8 +111,8 @@ static bool permitted(const struct keeper_one_call *c) {
     case SYS_munmap:
     case SYS_mmap:
     case SYS_mprotect:
-    case SYS_madvise: return !hits_stub(c->arg[0], c->arg[1] + 4095);
-    case SYS_mremap: return !hits_stub(c->arg[0], c->arg[1] + 4095) && !(c->arg[3] & MREMAP_FIXED && hits_stub(c->arg[4], c->arg[2] + 4095));
+    case SYS_madvise: return !hits_stub(c->arg[0], c->arg[1]);
+    case SYS_mremap: return !hits_stub(c->arg[0], c->arg[1]) && !(c->arg[3] & MREMAP_FIXED && hits_stub(c->arg[4], c->arg[2]));
     case SYS_brk:
     case SYS_openat2:
     case SYS_close: return true;

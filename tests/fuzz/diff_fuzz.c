@@ -2,9 +2,9 @@
  *
  * Build and run, from the root of the repository:
  *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c \
- *     tests/fuzz/diff_fuzz.c src/cell/diff_list.c src/cell/diff_json.c src/cell/diff_text.c src/cell/diff_variables.c
- * src/cell/text.c \ src/base/buf.c src/base/err.c -ljson-c -lm -o /tmp/diff_fuzz /tmp/diff_fuzz -max_total_time=10
- * tests/fuzz/diff_corpus
+ *     tests/fuzz/diff_fuzz.c src/cell/diff_list.c src/cell/diff_json.c src/cell/diff_text.c \
+ *     src/cell/diff_variables.c src/cell/text.c src/base/buf.c src/base/err.c -ljson-c -lm -o /tmp/diff_fuzz
+ *   /tmp/diff_fuzz -max_total_time=10 tests/fuzz/diff_corpus
  *
  * Input: two halves, cut at the first byte 0x1f; each is lines of a guest, an answer of a context, and a text. What
  * must hold: a list does not differ from itself but where contents decide; both directions find the same paths; a patch

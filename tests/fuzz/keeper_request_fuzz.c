@@ -3,7 +3,7 @@
  *
  * Build and run, from the root of the repository:
  *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/keeper_request_fuzz.c \
- *     src/keeper/cell.c src/keeper/capture.c src/base/err.c src/base/fdpass.c src/base/id.c src/base/log.c -o /tmp/keeper_request_fuzz
+ *     src/keeper/cell.c src/keeper/cell_make.c src/keeper/capture.c src/keeper/keep.c src/keeper/notes.c src/base/err.c src/base/fdpass.c src/base/id.c src/base/log.c -lpthread -o /tmp/keeper_request_fuzz
  *   /tmp/keeper_request_fuzz -max_total_time=10 tests/fuzz/keeper_request_corpus
  *
  * Input: requests one after the other. What must hold: no path, number or limit that was not checked reaches the system. */
@@ -14,6 +14,10 @@
 
 #include "keeper/cell_start.h"
 #include "keeper/ferry.h"
+#include "keeper/left.h"
+#include "keeper/snapshot.h"
+#include "keeper/shared.h"
+#include "keeper/descriptors.h"
 #include "keeper/layers.h"
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
@@ -21,7 +25,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 struct host host;
 struct zygote zygotes[ZYGOTES_MAX];
 static const char good_template[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-static uint32_t next_capture = 1;
+#define CAPTURE_NUMBERS 24u
 static pid_t next_pid = 1 << 23; /* above every real one: a kill() of it reaches nobody */
 
 static void must(int holds) {
@@ -51,7 +55,7 @@ int host_template_fd(const char *template_id, struct err *e) {
     if (strcmp(template_id, good_template)) return err_set(e, ERR_NOT_FOUND, "no such template");
     return open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
-static void name_is_an_id(const char *name) { must(id_valid(name, "sbx_")); }
+static void name_is_an_id(const char *name) { must(id_valid(name, "cel_") || id_valid(name, "cap_") || id_valid(name, "img_") || !strcmp(name, "zygotes")); }
 int layer_make(const char *id, uint64_t disk_bytes, struct err *e) {
     (void)e;
     name_is_an_id(id);
@@ -62,7 +66,7 @@ int layer_fd(const char *id, struct err *e) { return (void)e, name_is_an_id(id),
 int layer_limit(const char *id, uint64_t bytes, struct err *e) { return (void)e, name_is_an_id(id), must(bytes >= 1u << 20), 0; }
 uint64_t layer_used(const char *id) { return name_is_an_id(id), 0; }
 int layer_remove(const char *id, struct err *e) { return (void)e, name_is_an_id(id), 0; }
-int cgroup_make(const char *id, const struct keeper_limits *l, struct err *e) { return (void)e, name_is_an_id(id), must(l->pids_max >= 8), 0; }
+int cgroup_make(const char *id, const struct keeper_limits *l, struct err *e) { return (void)e, name_is_an_id(id), must(!l || l->pids_max >= 8), 0; }
 int cgroup_limit(const char *id, const struct keeper_limits *l, struct err *e) {
     return (void)e, name_is_an_id(id), must(l->memory_bytes >= 16u << 20 && l->cpu_millis >= 10), 0;
 }
@@ -71,11 +75,28 @@ void cgroup_kill(const char *id) { name_is_an_id(id); }
 int cgroup_remove(const char *id) { return name_is_an_id(id), 0; }
 int cgroup_stats(const char *id, struct keeper_stats *s, struct err *e) { return (void)s, (void)e, name_is_an_id(id), 0; }
 uint64_t cgroup_oom_kills(const char *id) { return name_is_an_id(id), 0; }
-int cell_start(const struct cell_start *s, struct err *e) {
+int cgroup_enter(const char *id, enum cgroup_place place, pid_t pid, struct err *e) { return (void)e, (void)place, name_is_an_id(id), must(pid >= 1 << 23), 0; }
+void cell_hostname(char out[16], const char *id) { must(id_valid(id, "sbx_")), out[0] = 0; }
+int cell_start_blank(const struct cell_seed *s, struct cell_blank *out, struct err *e) {
     (void)e;
-    must(s->uid_base >= HOST_UID_BASE && s->uid_base <= 0x7fff0000u - HOST_UID_RANGE && s->limits->open_files >= 1024);
-    return next_pid++;
+    name_is_an_id(s->name);
+    must(s->uid_base >= HOST_UID_BASE && s->uid_base <= 0x7fff0000u - HOST_UID_RANGE);
+    *out = (struct cell_blank){.guest = next_pid++, .sync_fd = -1};
+    return 0;
 }
+int cell_start_tell(const struct cell_blank *b, const struct cell_start *s, struct err *e) {
+    (void)e;
+    must(b->guest >= 1 << 23 && id_valid(s->id, "sbx_") && s->limits->open_files >= 1024);
+    return 0;
+}
+int cell_start_await(struct cell_blank *b, struct err *e) { return (void)b, (void)e, 0; }
+int layer_rename(const char *from, const char *to, struct err *e) { return (void)e, name_is_an_id(from), name_is_an_id(to), 0; }
+int layer_settle(const char *id, uint64_t *bytes, struct err *e) { return (void)e, name_is_an_id(id), (int)(*bytes = 0); }
+DIR *layers_list(void) { return opendir("/proc/self/fdinfo"); }
+const char *layers_next_kept(DIR *d) { return (void)d, NULL; }
+uint64_t layer_bytes(const char *id) { return name_is_an_id(id), 0; }
+void layers_grow(void) {}
+bool zygote_lives(uint64_t number) { return number == 1; }
 int ferry(pid_t sentinel, pid_t spare, const struct image *im, const struct ferry_target *to, struct ferry_result *out, struct err *e) {
     (void)im, (void)e;
     must(!spare);
@@ -106,8 +127,41 @@ pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *e) {
     return next_pid++;
 }
 
+void inject_stay(bool on) { (void)on; }
+int snapshot_prepare(struct snapshot *s, const char *from, const char *to, struct err *e) {
+    (void)e, name_is_an_id(from), name_is_an_id(to);
+    *s = (struct snapshot){.from = from, .to = to, .made = true};
+    return 0;
+}
+void snapshot_go(struct snapshot *s) { must(s->made), s->wanted = true; }
+int snapshot_end(struct snapshot *s, struct err *e) { return (void)e, s->made = false, 0; }
+int descriptors_note(struct image *im, pid_t leader, const int streams[2], struct err *e) { return (void)streams, (void)e, must(im->frozen && leader >= 1 << 23), 0; }
+int descriptors_copy(struct image *im, pid_t leader, pid_t copy, struct err *e) { return (void)e, must(im->frozen && leader != copy), 0; }
+int descriptors_join(struct image *im, pid_t copy, struct err *e) { return (void)im, (void)e, must(copy >= 1 << 23), 0; }
+int shared_copy(struct image *im, pid_t leader, pid_t copy, struct err *e) { return (void)im, (void)e, must(leader != copy), 0; }
+int image_write(const struct image *im, struct err *e) { return (void)e, must(im->thread != NULL), open("/dev/null", O_RDONLY | O_CLOEXEC); }
+int thaw_begin(struct cell *c, int slot, struct zygote *z, int state_fd, int fds[2], struct err *e) {
+    (void)z, (void)state_fd, (void)fds;
+    must(cell_alive(c) && slot >= 0 && slot < KEEPER_SLOTS);
+    return err_set(e, ERR_INVALID, "no state");
+}
+int thaw_calls(struct cell *c, int slot, int fd, struct err *e) {
+    (void)fd, must(cell_alive(c) && slot >= 0 && slot < KEEPER_SLOTS);
+    return err_set(e, ERR_INVALID, "no table");
+}
+int thaw_run(struct cell *c, int slot, struct notes *n, struct err *e) {
+    (void)n, must(cell_alive(c) && slot >= 0 && slot < KEEPER_SLOTS);
+    return err_set(e, ERR_NOT_FOUND, "nothing waits here");
+}
+void thaws_drop(void) {}
+void left_processes(const struct cell *c, struct notes *n) { (void)n, must(cell_alive(c)); }
+void left_timers(pid_t context, struct notes *n) { (void)n, must(context >= 1 << 23); }
+int image_ask_actions(struct image *im, pid_t copy, struct err *e) { return (void)e, must(im->thread && copy >= 1 << 23), 0; }
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
+    int kept = 0;
     log_open("fuzz", LOG_ERROR);
+    keeps_open();
     for (size_t i = 0; i < 2; i++) {
         zygotes[i] = (struct zygote){.language = (int)i + 1, .pid = 7777777, .ready = true, .ready_fd = -1};
         memcpy(zygotes[i].template_id, good_template, sizeof good_template);
@@ -116,15 +170,17 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
         struct keeper_request q;
         memcpy(&q, data, sizeof q);
         q.magic = KEEPER_MAGIC;
-        q.op %= 16;
+        q.op %= KEEPER_CELL_RENAME + 2;
         q.cell %= 16;
         if (q.serial & 1) q.serial = cells[q.cell].serial; /* the fuzzer cannot know it */
-        if (q.op == KEEPER_CAPTURE_MAKE || q.op == KEEPER_CAPTURE_DROP) q.capture %= next_capture + 2;
-        if (q.op == KEEPER_CAPTURE) next_capture++; /* at most this many serials were given */
-        serve(&q);
+        if (q.op >= KEEPER_CAPTURE && q.op <= KEEPER_LAYER_KEEP) q.capture %= CAPTURE_NUMBERS;
+        if (q.op == KEEPER_LAYER_KEEP && ++kept > 2) continue; /* each is a process */
+        serve(&q, -1);
     }
-    for (uint32_t i = 1; i < next_capture; i++)
-        if (capture_find(i)) capture_drop(capture_find(i));
+    forget_client();
+    for (size_t i = 0; i < KEEPS_MAX; i++)
+        if (keeps[i].pid) keep_spoke(&keeps[i]);
+    while (waitpid(-1, NULL, 0) > 0) continue;
     /* end what was made, as the reaper would */
     for (uint32_t i = 0; i < KEEPER_CELLS_MAX && cells[i].used; i++) {
         for (int slot = 0; slot < KEEPER_SLOTS; slot++) {

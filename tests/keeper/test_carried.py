@@ -293,3 +293,47 @@ def test_a_thread_inside_vfork(cell, fork):
     with pytest.raises(kc.Refused, match="did not stop in time"):
         fork()
     assert time.monotonic() - started < 10
+
+
+def test_paths_that_change_while_copies_are_made(cell, keeper, template):
+    """The first context of a copy runs already when the files of the second are opened again: what it puts at their paths is not opened."""
+    second = cell.fill(1)
+    cell.context.run(
+        "import os, threading\nos.makedirs('/workspace/d', exist_ok=True)\nopen('/workspace/d/t', 'w').write('target')\nstop = threading.Event()\n"
+        "def swap():\n  while not stop.is_set():\n    for make in (lambda: os.mkfifo('/workspace/d/n'), lambda: os.symlink('/proc/self/mem', '/workspace/d/n'), lambda: open('/workspace/d/n', 'w').write('new')):\n"
+        "      make(); os.rename('/workspace/d/n', '/workspace/d/t')\n"
+        "      try: os.mkfifo('/dev/shm/swapped'); os.unlink('/dev/shm/swapped')\n      except OSError: pass\n")
+    second.run("import os\nf = open('/workspace/d/t')\nm = open('/dev/shm/swapped', 'w+'); m.write('shm'); m.flush(); m.seek(0)")
+    cell.context.run("thread = threading.Thread(target=swap, daemon=True); thread.start()")
+    for _ in range(10):
+        capture = secrets.randbits(31) + 1
+        cell.call(kc.CAPTURE, capture=capture)
+        child = Child(keeper, keeper.call(kc.CAPTURE_MAKE, capture=capture, id="sbx_" + secrets.token_hex(16)))
+        keeper.call(kc.CAPTURE_DROP, capture=capture)
+        assert child.run("try: print(f.read())\nexcept OSError as error: print(error.errno)", slot=1) in ("target\n", "9\n")
+        assert child.run("print(thread.is_alive())") == "True\n"
+        child.destroy()
+    second.close()
+
+
+def test_a_stream_number_in_other_hands(cell, fork):
+    """Whatever the code does with the numbers of its streams, the copy's own streams work."""
+    cell.context.run("import os, socket\nsaved = os.dup(60)\nos.close(0)\nzero = socket.socketpair()\nos.set_inheritable(60, True)")
+    child = fork()
+    for where in (child, cell.context):
+        assert where.run("zero[0].send(b'x'); print(zero[1].recv(1), zero[0].fileno(), os.fstat(saved).st_ino == os.fstat(60).st_ino)") == "b'x' 0 True\n"
+
+
+def test_copies_of_copies_carry_the_same(keeper, template):
+    """Each generation has its files, shared memory and event loop from the one before, and outlives it."""
+    current = keeper.make(template)
+    current.context.run(LOOP + "import multiprocessing, tempfile\nvalue = multiprocessing.Value('i', 0)\nlog = open('/workspace/log', 'a')\nt = tempfile.TemporaryFile()\nt.write(b'kept'); t.flush()")
+    for generation in range(1, 5):
+        capture = secrets.randbits(31) + 1
+        keeper.call(kc.CAPTURE, cell=current.cell, serial=current.serial, capture=capture)
+        child = Child(keeper, keeper.call(kc.CAPTURE_MAKE, capture=capture, flags=kc.LAST, id="sbx_" + secrets.token_hex(16)))
+        current.destroy()
+        current = child
+        assert current.run(f"value.value += 1; log.write('{generation}\\n'); log.flush(); t.seek(0); print(value.value, ask(1, 2), t.read())") == f"{generation} 3 b'kept'\n"
+    assert current.run("print(open('/workspace/log').read().split())") == "['1', '2', '3', '4']\n"
+    current.destroy()

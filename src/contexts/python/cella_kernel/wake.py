@@ -5,6 +5,7 @@ done here by hand; new entropy is entropy.py's.
 """
 import ctypes
 import os
+import sys
 import threading
 
 
@@ -13,6 +14,8 @@ def after_copy():
     main = threading.main_thread()
     if hasattr(main, "_native_id"):
         main._native_id = threading.get_native_id()
+    if "platform" in sys.modules:
+        sys.modules["platform"]._uname_cache = None  # a library that is imported may have asked for the host's name
 
 
 def enter_workspace(path="/workspace"):

@@ -37,7 +37,10 @@ void handle_snapshot_create(struct request *rq) {
 void handle_snapshot_list(struct request *rq) {
     struct err e;
     const char *cell = request_query(rq, "sandbox_id"), *name = request_query(rq, "name");
-    reply_or_err(rq, snapshot_list(api_of(rq)->world, cell && *cell ? cell : NULL, name && *name ? name : NULL, api_owner(rq), &e), &e);
+    reply_or_err(
+        rq,
+        snapshot_list(api_of(rq)->world, cell && *cell ? cell : NULL, name && *name ? name : NULL, api_owner(rq), &e),
+        &e);
 }
 
 void handle_cell_snapshots(struct request *rq) {

@@ -137,10 +137,14 @@ void context_put_settings(struct context *x) {
     if (x->cwd) context_link_put(x->link, CONTEXT_CWD, 0, 0, x->cwd, strlen(x->cwd) + 1);
 }
 
-void context_attach(struct context *x, const struct context_ends *ends, bool taken_over) {
+void context_open_link(struct context *x, const struct context_ends *ends) {
     struct cell *c = x->cell;
-    x->link = context_link_open(c->world->config.loop, ends, &(struct context_link_events){on_output, on_frame, on_end, x},
-                                &c->unfinished);
+    x->link = context_link_open(c->world->config.loop, ends,
+                                &(struct context_link_events){on_output, on_frame, on_end, x}, &c->unfinished);
+}
+
+void context_attach(struct context *x, const struct context_ends *ends, bool taken_over) {
+    context_open_link(x, ends);
     x->state = CONTEXT_LIVE;
     x->ready = taken_over;
     x->dying = false;
@@ -154,56 +158,6 @@ void context_attach(struct context *x, const struct context_ends *ends, bool tak
     } else
         context_put_settings(x);
     context_link_send(x->link);
-}
-
-/* ---- copies, and what comes back from an image ---- */
-
-static void on_copy_silent(struct deadline *d) {
-    context_broken(container_of(d, struct context, eof), "it did not answer after it was copied");
-}
-
-void context_attach_copy(struct context *x, const struct context_ends *ends) {
-    struct cell *c = x->cell;
-    struct world *w = c->world;
-    struct execution *e = x->running;
-    char text[CELL_ID_MAX + 96];
-    x->link = context_link_open(w->config.loop, ends, &(struct context_link_events){on_output, on_frame, on_end, x},
-                                &c->unfinished);
-    x->state = CONTEXT_LIVE;
-    x->taking_over = true;
-    x->dying = false;
-    x->broken = NULL;
-    if (e) e->replayed = 0;
-    if (e && e->known)
-        context_link_go_on(x->link, &x->rest);
-    else
-        context_link_replays(x->link, true);
-    int n = snprintf(text, sizeof text, "{\"sandbox_id\":\"%s\",\"hostname\":\"%.12s\"}", c->id, c->id + 4);
-    context_link_put(x->link, CONTEXT_FORKED, 0, 0, text, (size_t)n);
-    /* No execution of it has ended: what it was told at its start may have been under way when it was frozen. */
-    if (x->execution_count == 0 && !e) context_put_settings(x);
-    context_link_put(x->link, CONTEXT_HELLO, 0, 0, NULL, 0);
-    context_link_send(x->link);
-    if (e) context_link_pause(x->link, e->paused);
-    /* Something that no record names may still compute: it gets the time an execution gets by default. */
-    if (!e) deadline_set(w->deadlines, &x->eof, monotonic_ms() + w->config.execute_timeout_default_ms, on_copy_silent);
-}
-
-void context_freeze(struct context *x) {
-    struct world *w = x->cell->world;
-    if (x->state != CONTEXT_LIVE) return;
-    context_link_drain(x->link); /* it stands still: this is all that it has sent */
-    deadline_unset(w->deadlines, &x->settle);
-    deadline_unset(w->deadlines, &x->eof);
-    if (!x->link || x->state != CONTEXT_LIVE) return;
-    context_link_rest(x->link, &x->rest);
-    context_link_close(x->link);
-    x->link = NULL;
-    inspections_end(x, "the sandbox was frozen");
-    x->state = CONTEXT_FROZEN;
-    x->taking_over = false;
-    if (x->running) return;
-    buf_free(&x->rest.join); /* of an execution that nobody remembers */
 }
 
 static void finish_stopped(struct context *x, bool restarted, struct err *err) {

@@ -1,4 +1,5 @@
-/* A cell's contexts, taken from a row and given the streams of a copy: after a wake, for a cell made from a snapshot. */
+/* A cell's contexts, taken from a row and given the streams of a copy: after a wake, for a cell made from a snapshot.
+ */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +9,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "cell/domain.h"
+#include "cell/inspect.h"
 #include "cell/text.h"
+#include "wire/context_proto.h"
 
 static int64_t get_int(struct json_object *o, const char *key) { return json_object_get_int64(body_get(o, key)); }
 
@@ -60,6 +63,55 @@ void cell_contexts_from_row(struct cell *c, struct json_object *row, enum copy_r
     struct json_object *contexts = body_get(row, "contexts");
     for (size_t i = 0; json_object_is_type(contexts, json_type_array) && i < json_object_array_length(contexts); i++)
         take_context(c, json_object_array_get_idx(contexts, i), running);
+}
+
+/* ---- copies, and what comes back from an image ---- */
+
+static void on_copy_silent(struct deadline *d) {
+    context_broken(container_of(d, struct context, eof), "it did not answer after it was copied");
+}
+
+void context_attach_copy(struct context *x, const struct context_ends *ends) {
+    struct cell *c = x->cell;
+    struct world *w = c->world;
+    struct execution *e = x->running;
+    char text[CELL_ID_MAX + 96];
+    context_open_link(x, ends);
+    x->state = CONTEXT_LIVE;
+    x->taking_over = true;
+    x->dying = false;
+    x->broken = NULL;
+    if (e) e->replayed = 0;
+    if (e && e->known)
+        context_link_go_on(x->link, &x->rest);
+    else
+        context_link_replays(x->link, true);
+    int n = snprintf(text, sizeof text, "{\"sandbox_id\":\"%s\",\"hostname\":\"%.12s\"}", c->id, c->id + 4);
+    context_link_put(x->link, CONTEXT_FORKED, 0, 0, text, (size_t)n);
+    /* No execution of it has ended: what it was told at its start may have been under way when it was frozen. */
+    if (x->execution_count == 0 && !e) context_put_settings(x);
+    context_link_put(x->link, CONTEXT_HELLO, 0, 0, NULL, 0);
+    context_link_send(x->link);
+    if (e) context_link_pause(x->link, e->paused);
+    /* Something that no record names may still compute: it gets the time an execution gets by default. */
+    if (!e) deadline_set(w->deadlines, &x->eof, monotonic_ms() + w->config.execute_timeout_default_ms, on_copy_silent);
+}
+
+void context_freeze(struct context *x) {
+    struct world *w = x->cell->world;
+    if (x->state != CONTEXT_LIVE) return;
+    context_link_drain(x->link); /* it stands still: this is all that it has sent */
+    deadline_unset(w->deadlines, &x->settle);
+    deadline_unset(w->deadlines, &x->eof);
+    if (!x->link || x->state != CONTEXT_LIVE) return;
+    context_link_rest(x->link, &x->rest);
+    context_link_close(x->link);
+    x->link = NULL;
+    inspections_end(x, "the sandbox was frozen");
+    x->state = CONTEXT_FROZEN;
+    x->taking_over = false;
+    if (x->running) return;
+    buf_free(&x->rest.join); /* of an execution that nobody remembers */
 }
 
 static void close_ends(const struct context_ends *e) {

@@ -61,6 +61,7 @@ enum cell_status { CELL_RUNNING, CELL_PAUSING, CELL_PAUSED, CELL_FREEZING, CELL_
 struct turn {
     struct turn *next;
     void (*go)(struct turn *);
+    void (*drop)(struct turn *); /* the world closes: let go of everything without a word; NULL: nothing to let go of */
 };
 
 struct cell_waiter { /* somebody who waits for the end of a delete */
@@ -92,6 +93,7 @@ struct cell {
     int64_t ttl_ms;                     /* as it was given: a wake begins it anew when a timeout freezes; 0: none */
     int64_t freeze_again_ms;            /* monotonic: a freeze on timeout that failed is not tried again before */
     struct turn *turns, **turns_last;   /* that wait */
+    struct turn *turn;                  /* whose go() was called */
     bool turn_taken, end_waits;
     bool merging;      /* one of two that are being merged: if it is lost meanwhile, that is looked at afterwards (lost_why) */
     bool rolling_back; /* it was lost and goes back to its image */
@@ -203,6 +205,7 @@ void events_close(struct events *);
 /* turn.c: go() is called on a later turn of the loop, when it is this one's; turn_over() ends it. The caller holds the cell. */
 void cell_turn(struct cell *, struct turn *, void (*go)(struct turn *));
 void cell_turn_over(struct cell *);
+void cell_turns_drop(struct cell *);
 
 /* ---- adopt.c ---- */
 void adopt_begin(struct world *, void (*done)(void *, struct err *), void *arg);
@@ -266,6 +269,7 @@ struct context *context_for(struct cell *, const char *context_id, const char *l
 void context_attach(struct context *, const struct context_ends *, bool taken_over); /* takes the descriptors */
 /* The same for a copy of a context, or one that comes back from an image: it keeps its counts. */
 void context_attach_copy(struct context *, const struct context_ends *);
+void context_open_link(struct context *, const struct context_ends *); /* takes the descriptors; nothing is said yet */
 void context_put_environment(struct context *, struct json_object *env);
 void context_put_settings(struct context *); /* environment and directory it begins with */
 void context_freeze(struct context *); /* take in what it sent, close its streams; executions stay */

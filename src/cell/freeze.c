@@ -1,8 +1,8 @@
-/* Hibernate: the cell is stopped and written, its image made durable, the row says so in the same commit, and only then its memory is given
- * back. Until that commit every failure lets the cell go on as if nothing had been asked.
+/* Hibernate: the cell is stopped and written, its image made durable, the row says so in the same commit, and only then
+ * its memory is given back. Until that commit every failure lets the cell go on as if nothing had been asked.
  *
- * What a client waits for: an execution that runs is stopped with the cell and goes on after the wake, its clock standing still meanwhile; whoever
- * waits for it keeps waiting. Processes, terminals and transfers end as "killed". */
+ * What a client waits for: an execution that runs is stopped with the cell and goes on after the wake, its clock
+ * standing still meanwhile; whoever waits for it keeps waiting. Processes, terminals and transfers end as "killed". */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +48,8 @@ static struct json_object *answer(struct cell *c) {
     json_object_object_add(o, "disk_bytes", json_object_new_uint64(c->image_disk));
     json_object_object_add(o, "size_bytes", json_object_new_uint64(c->image_memory + c->image_disk));
     json_object_object_add(o, "frozen_ms", json_object_new_int64(c->image_frozen_ms));
-    json_object_object_add(o, "not_carried", c->not_carried ? json_object_get(c->not_carried) : json_object_new_array());
+    json_object_object_add(o, "not_carried",
+                           c->not_carried ? json_object_get(c->not_carried) : json_object_new_array());
     return o;
 }
 
@@ -242,10 +243,10 @@ static int admit(struct freeze *x, struct err *err) {
     struct cell *c = x->cell;
     if (c->status >= CELL_ENDING) return cell_gone_error(err, c->id, c->reason);
     if (c->status == CELL_FROZEN) return 1;
-    if (!cell_can_freeze(c))
-        return err_set(err, ERR_UNSUPPORTED, "this driver cannot hibernate sandboxes");
+    if (!cell_can_freeze(c)) return err_set(err, ERR_UNSUPPORTED, "this driver cannot hibernate sandboxes");
     if ((c->status != CELL_RUNNING && c->status != CELL_PAUSED) || !c->driver)
-        return err_hint(err, ERR_CONFLICT, "Try again in a moment.", "the sandbox %s is %s", c->id, cell_status_word(c));
+        return err_hint(err, ERR_CONFLICT, "Try again in a moment.", "the sandbox %s is %s", c->id,
+                        cell_status_word(c));
     for (int i = 0; i < DRIVER_SLOTS; i++) {
         struct context *k = c->contexts[i];
         if (k && (k->state == CONTEXT_MAKING || k->dying))
@@ -282,10 +283,18 @@ static void go(struct turn *t) {
     c->world->config.driver->ops->freeze(c->driver, x->id, dir, true, on_frozen, x);
 }
 
+static void drop(struct turn *t) {
+    struct freeze *x = container_of(t, struct freeze, turn);
+    json_object_put(x->image.not_carried);
+    cell_release(x->cell);
+    free(x);
+}
+
 static void freeze(struct cell *c, const char *why, bool idle, cell_json_cb cb, void *arg) {
     struct freeze *x = calloc(1, sizeof *x);
     if (!x) abort();
     *x = (struct freeze){.cell = cell_hold(c), .cb = cb, .arg = arg, .why = why, .idle = idle};
+    x->turn.drop = drop;
     cell_turn(c, &x->turn, go);
 }
 

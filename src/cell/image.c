@@ -15,7 +15,8 @@
 #include "base/log.h"
 #include "cell/text.h"
 
-/* Something for the thread pool. It knows paths only; the world may be closed while it works. */
+/* Something for the thread pool, maybe after the driver has answered. The part in the pool knows paths only; the world
+ * may be closed while it works. */
 struct image_job {
     struct image_job *next;
     struct world *world; /* NULL: closed meanwhile, nobody is told */
@@ -26,7 +27,7 @@ struct image_job {
     size_t count, kept;
     driver_done done;
     void *arg;
-    bool failed;
+    bool working /* in the pool */, failed;
     struct err err;
 };
 
@@ -61,18 +62,20 @@ static void on_work(uv_work_t *work) {
     j->failed = j->run(j) < 0;
 }
 
+static void job_free(struct image_job *j) {
+    struct image_job **at = j->world ? &j->world->image_jobs : NULL;
+    while (at && *at && *at != j) at = &(*at)->next;
+    if (at && *at) *at = j->next;
+    free(j->names);
+    free(j);
+}
+
 static void on_worked(uv_work_t *work, int status) {
     (void)status; /* never cancelled */
     struct image_job *j = container_of(work, struct image_job, work);
-    if (j->world) {
-        struct image_job **at = &j->world->image_jobs;
-        while (*at && *at != j) at = &(*at)->next;
-        if (*at) *at = j->next;
-        if (j->failed) log_warn("image %s: %s", j->id, j->err.text);
-        if (j->done) j->done(j->arg, j->failed ? &j->err : NULL);
-    }
-    free(j->names);
-    free(j);
+    if (j->world && j->failed) log_warn("image %s: %s", j->id, j->err.text);
+    if (j->world && j->done) j->done(j->arg, j->failed ? &j->err : NULL);
+    job_free(j);
 }
 
 static struct image_job *job_new(struct world *w, const char *id, int (*run)(struct image_job *)) {
@@ -82,18 +85,23 @@ static struct image_job *job_new(struct world *w, const char *id, int (*run)(str
     j->run = run;
     (void)snprintf(j->id, sizeof j->id, "%s", id);
     images_path(w, j->parent);
+    j->next = w->image_jobs;
+    w->image_jobs = j;
     return j;
 }
 
 static void job_go(struct image_job *j) {
-    j->next = j->world->image_jobs;
-    j->world->image_jobs = j;
+    j->working = true;
     (void)uv_queue_work(j->world->config.loop, &j->work, on_work, on_worked);
 }
 
 void image_jobs_forget(struct world *w) {
-    for (struct image_job *j = w->image_jobs; j; j = j->next) j->world = NULL;
-    w->image_jobs = NULL;
+    while (w->image_jobs) {
+        struct image_job *j = w->image_jobs;
+        w->image_jobs = j->next;
+        j->world = NULL;
+        if (!j->working) job_free(j); /* it waited for the driver, which is closed next and answers nothing more */
+    }
 }
 
 /* ---- to the disk ---- */
@@ -152,10 +160,7 @@ static int discard(struct image_job *j) {
 static void on_dropped(void *arg, struct err *err) {
     struct image_job *j = arg;
     if (err) log_warn("image %s: %s", j->id, err->text);
-    if (j->world->closing)
-        free(j); /* the next start removes it */
-    else
-        job_go(j);
+    job_go(j);
 }
 
 void image_discard(struct world *w, const char *id) {
@@ -210,14 +215,11 @@ static int sweep(struct image_job *j) {
 static void on_kept(void *arg, struct err *err) {
     struct image_job *j = arg;
     if (err) log_warn("images that nobody needs are still there: %s", err->text);
-    if (j->world->closing) {
-        free(j->names);
-        free(j);
-    } else
-        job_go(j);
+    job_go(j);
 }
 
-/* Not silently: a snapshot whose directory is gone is told, and its row stays, since the directory may come back (a disk that was not mounted). */
+/* Not silently: a snapshot whose directory is gone is told, and its row stays, since the directory may come back (a
+ * disk that was not mounted). */
 static int look_at(void *arg, const char *id, const char *json) {
     struct image_job *j = arg;
     struct world *w = j->world;
@@ -238,8 +240,7 @@ void images_at_start(struct world *w) {
     struct image_job *j = job_new(w, "", sweep);
     if (store_image_each(w->config.store, look_at, j, &j->err) < 0) { /* nothing is removed that might be known */
         log_error("images: %s", j->err.text);
-        free(j->names);
-        free(j);
+        job_free(j);
         return;
     }
     const char **keep = calloc(j->count + 1, sizeof *keep);

@@ -1,5 +1,5 @@
-/* A cell is gone (its keeper died, its PID 1 was killed) and an image of it exists: it is what the image says again. Nobody is left in the
- * belief that nothing happened: executions end as "lost", and an event says back to when. */
+/* A cell is gone (its keeper died, its PID 1 was killed) and an image of it exists: it is what the image says again.
+ * Nobody is left in the belief that nothing happened: executions end as "lost", and an event says back to when. */
 #include <stdio.h>
 #include <string.h>
 
@@ -70,6 +70,8 @@ static void go(struct turn *t) {
         on_away(c, NULL);
 }
 
+static void drop(struct turn *t) { cell_release(container_of(t, struct cell, rollback)); }
+
 void cell_lost(struct cell *c, const char *reason) {
     if (c->status >= CELL_ENDING || c->rolling_back || c->status == CELL_FROZEN) return;
     if (c->merging) {
@@ -87,6 +89,7 @@ void cell_lost(struct cell *c, const char *reason) {
     c->status = CELL_FREEZING; /* nobody uses it any more */
     deadline_unset(c->world->deadlines, &c->life);
     cell_hold(c);
+    c->rollback.drop = drop;
     cell_turn(c, &c->rollback, go);
 }
 

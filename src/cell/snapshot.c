@@ -16,9 +16,13 @@
 /* ---- rows as the API shows them ---- */
 
 static void add(struct json_object *o, const char *key, struct json_object *v) { json_object_object_add(o, key, v); }
-static void copy(struct json_object *o, const char *to, struct json_object *row, const char *key) { add(o, to, json_object_get(body_get(row, key))); }
+static void copy(struct json_object *o, const char *to, struct json_object *row, const char *key) {
+    add(o, to, json_object_get(body_get(row, key)));
+}
 
-static void snapshot_id(char out[DOMAIN_ID], const char *image_id) { (void)snprintf(out, DOMAIN_ID, "snap_%s", image_id + 4); }
+static void snapshot_id(char out[DOMAIN_ID], const char *image_id) {
+    (void)snprintf(out, DOMAIN_ID, "snap_%s", image_id + 4);
+}
 
 static struct json_object *contexts_json(struct json_object *rows) {
     struct json_object *list = json_object_new_array();
@@ -33,8 +37,10 @@ static struct json_object *contexts_json(struct json_object *rows) {
 }
 
 static struct json_object *describe(struct world *w, const char *image_id, struct json_object *row) {
-    struct json_object *o = json_object_new_object(), *names = json_object_new_array(), *name = body_get(row, "name"), *cell = body_get(row, "cell");
-    int64_t memory = json_object_get_int64(body_get(row, "memory_bytes")), disk = json_object_get_int64(body_get(row, "disk_bytes"));
+    struct json_object *o = json_object_new_object(), *names = json_object_new_array(), *name = body_get(row, "name"),
+                       *cell = body_get(row, "cell");
+    int64_t memory = json_object_get_int64(body_get(row, "memory_bytes")),
+            disk = json_object_get_int64(body_get(row, "disk_bytes"));
     char id[DOMAIN_ID], time[32];
     snapshot_id(id, image_id);
     format_time(time, json_object_get_int64(body_get(row, "created_ms")));
@@ -53,7 +59,8 @@ static struct json_object *describe(struct world *w, const char *image_id, struc
     add(o, "paused_ms", text_number((double)json_object_get_int64(body_get(row, "frozen_us")) / 1000));
     copy(o, "not_carried", row, "not_carried");
     add(o, "contexts", contexts_json(body_get(cell, "contexts")));
-    add(o, "metadata", body_get(cell, "metadata") ? json_object_get(body_get(cell, "metadata")) : json_object_new_object());
+    add(o, "metadata",
+        body_get(cell, "metadata") ? json_object_get(body_get(cell, "metadata")) : json_object_new_object());
     add(o, "state", json_object_new_string(image_there(w, image_id) ? "ready" : "missing"));
     return o;
 }
@@ -77,13 +84,16 @@ static int on_row(void *arg, const char *id, const char *json) {
     struct search *s = arg;
     if (s->id && strcmp(id, s->id) != 0) return 0;
     struct json_object *row = json_tokener_parse(json);
-    if (row && says(row, "kind", "snapshot") && says(row, "owner", s->owner) && says(row, "cell_id", s->cell_id) && says(row, "name", s->name))
+    if (row && says(row, "kind", "snapshot") && says(row, "owner", s->owner) && says(row, "cell_id", s->cell_id) &&
+        says(row, "name", s->name))
         s->found(s, id, row);
     json_object_put(row);
     return 0;
 }
 
-static void to_list(struct search *s, const char *id, struct json_object *row) { json_object_array_add(s->list, describe(s->world, id, row)); }
+static void to_list(struct search *s, const char *id, struct json_object *row) {
+    json_object_array_add(s->list, describe(s->world, id, row));
+}
 
 static void to_one(struct search *s, const char *id, struct json_object *row) {
     json_object_put(s->row);
@@ -93,14 +103,21 @@ static void to_one(struct search *s, const char *id, struct json_object *row) {
 
 static const char *owner_or_all(const char *owner) { return owner && *owner ? owner : NULL; }
 
-struct json_object *snapshot_list(struct world *w, const char *cell_id, const char *name, const char *owner, struct err *err) {
-    struct search s = {.owner = owner_or_all(owner), .cell_id = cell_id, .name = name, .found = to_list, .world = w, .list = json_object_new_array()};
+struct json_object *snapshot_list(struct world *w, const char *cell_id, const char *name, const char *owner,
+                                  struct err *err) {
+    struct search s = {.owner = owner_or_all(owner),
+                       .cell_id = cell_id,
+                       .name = name,
+                       .found = to_list,
+                       .world = w,
+                       .list = json_object_new_array()};
     if (store_image_each(w->config.store, on_row, &s, err) == 0) return s.list;
     json_object_put(s.list);
     return NULL;
 }
 
-int snapshot_find(struct world *w, const char *word, const char *owner, char image_id[CELL_ID_MAX], struct json_object **row, struct err *err) {
+int snapshot_find(struct world *w, const char *word, const char *owner, char image_id[CELL_ID_MAX],
+                  struct json_object **row, struct err *err) {
     char id[CELL_ID_MAX];
     struct search s = {.owner = owner_or_all(owner), .found = to_one, .world = w};
     if (id_valid(word, "snap_")) {
@@ -110,7 +127,8 @@ int snapshot_find(struct world *w, const char *word, const char *owner, char ima
         s.name = word;
     if (store_image_each(w->config.store, on_row, &s, err) < 0) return -1;
     if (!s.row)
-        return err_hint(err, ERR_NOT_FOUND, "GET /v1/snapshots (or: cella snapshots) lists them.", "no snapshot has the id or name \"%.60s\"", word);
+        return err_hint(err, ERR_NOT_FOUND, "GET /v1/snapshots (or: cella snapshots) lists them.",
+                        "no snapshot has the id or name \"%.60s\"", word);
     memcpy(image_id, s.image_id, sizeof s.image_id);
     *row = s.row;
     return 0;
@@ -180,7 +198,8 @@ static void on_published(void *arg, struct err *err) {
     struct making *x = arg;
     struct cell *c = x->cell;
     char id[DOMAIN_ID];
-    if (err || fault_error("domain.snapshot.published", &x->err) < 0 || image_row_put(c->world, x->id, x->row, &x->err) < 0) {
+    if (err || fault_error("domain.snapshot.published", &x->err) < 0 ||
+        image_row_put(c->world, x->id, x->row, &x->err) < 0) {
         failed(x, err ? err : &x->err);
         return;
     }
@@ -215,9 +234,11 @@ static int name_free(struct cell *c, const char *name, struct err *err) {
     struct json_object *row = NULL;
     char id[CELL_ID_MAX];
     if (!name) return 0;
-    if (snapshot_find(c->world, name, c->owner, id, &row, err) < 0) return strcmp(err->code, ERR_NOT_FOUND) == 0 ? 0 : -1;
+    if (snapshot_find(c->world, name, c->owner, id, &row, err) < 0)
+        return strcmp(err->code, ERR_NOT_FOUND) == 0 ? 0 : -1;
     json_object_put(row);
-    return err_hint(err, ERR_EXISTS, "Choose another name, or delete that snapshot.", "a snapshot is called \"%.100s\" already", name);
+    return err_hint(err, ERR_EXISTS, "Choose another name, or delete that snapshot.",
+                    "a snapshot is called \"%.100s\" already", name);
 }
 
 static int admit(struct making *x, struct err *err) {
@@ -248,6 +269,14 @@ static void refused(struct turn *t) {
     done(x, &x->err);
 }
 
+static void drop(struct turn *t) {
+    struct making *x = container_of(t, struct making, turn);
+    json_object_put(x->row);
+    free(x->name);
+    cell_release(x->cell);
+    free(x);
+}
+
 static int parse_name(struct json_object *body, const char **name, struct err *err) {
     if (body_text(body, "name", name, err) < 0) return -1;
     if (!*name) return 0;
@@ -255,7 +284,9 @@ static int parse_name(struct json_object *body, const char **name, struct err *e
     bool plain = n > 0 && n <= NAME_MAX_BYTES && !id_valid(*name, "snap_");
     for (size_t i = 0; i < n; i++) plain &= (unsigned char)(*name)[i] >= ' ' && (*name)[i] != '/' && (*name)[i] != 0x7f;
     if (plain) return 0;
-    return err_set(err, ERR_INVALID, "name must be 1 to %d bytes without slashes and control characters, and not look like an id", NAME_MAX_BYTES);
+    return err_set(err, ERR_INVALID,
+                   "name must be 1 to %d bytes without slashes and control characters, and not look like an id",
+                   NAME_MAX_BYTES);
 }
 
 void snapshot_create(struct cell *c, struct json_object *body, cell_json_cb cb, void *arg) {
@@ -265,5 +296,6 @@ void snapshot_create(struct cell *c, struct json_object *body, cell_json_cb cb, 
     *x = (struct making){.cell = cell_hold(c), .cb = cb, .arg = arg};
     int out = parse_name(body, &name, &x->err);
     if (out == 0 && name && !(x->name = strdup(name))) abort();
+    x->turn.drop = drop;
     cell_turn(c, &x->turn, out < 0 ? refused : go);
 }

@@ -44,6 +44,7 @@ struct cell *space_find(struct world *w, const char *space_id, const char *owner
     if (id_valid(space_id, "space_")) (void)snprintf(id, sizeof id, "sbx_%s", space_id + 6);
     struct cell *c = world_lookup(w, id);
     if (c && is_space(c, owner)) return c;
-    err_hint(err, ERR_NOT_FOUND, "GET /v1/spaces (or: cella spaces) lists them.", "no Space has the id \"%.60s\"", space_id);
+    err_hint(err, ERR_NOT_FOUND, "GET /v1/spaces (or: cella spaces) lists them.", "no Space has the id \"%.60s\"",
+             space_id);
     return NULL;
 }

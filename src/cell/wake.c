@@ -1,4 +1,5 @@
-/* Wake: a cell with its own id is made from its image; its contexts are what they were. The image stays until the next one replaces it. */
+/* Wake: a cell with its own id is made from its image; its contexts are what they were. The image stays until the next
+ * one replaces it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,10 +99,12 @@ static int admit(struct cell *c, struct err *err) {
     struct json_object *row = image_row_get(c->world, c->image_id);
     json_object_put(row);
     if (!row)
-        return err_hint(err, ERR_IMAGE, "Delete the sandbox.", "nothing is known about the image of the sandbox %s", c->id);
+        return err_hint(err, ERR_IMAGE, "Delete the sandbox.", "nothing is known about the image of the sandbox %s",
+                        c->id);
     if (!image_there(c->world, c->image_id))
         return err_hint(err, ERR_IMAGE, "Put the directory back, or delete the sandbox.",
-                        "the files of the sandbox %s are not there: images/%s below the state directory", c->id, c->image_id);
+                        "the files of the sandbox %s are not there: images/%s below the state directory", c->id,
+                        c->image_id);
     if (world_room(c->world, 1, err) < 0) return -1;
     return fault_error("domain.thaw.begin", err);
 }
@@ -129,9 +132,16 @@ static void go(struct turn *t) {
     w->config.driver->ops->thaw(w->config.driver, c->image_id, dir, c->id, &c->limits, on_thawed, x);
 }
 
+static void drop(struct turn *t) {
+    struct wake *x = container_of(t, struct wake, turn);
+    cell_release(x->cell);
+    free(x);
+}
+
 void cell_wake(struct cell *c, cell_done_cb cb, void *arg) {
     struct wake *x = calloc(1, sizeof *x);
     if (!x) abort();
     *x = (struct wake){.cell = cell_hold(c), .cb = cb, .arg = arg};
+    x->turn.drop = drop;
     cell_turn(c, &x->turn, go);
 }

@@ -65,6 +65,7 @@ void world_start(struct world *w, void (*done)(void *, struct err *), void *arg)
 
 void world_close(struct world *w) {
     w->closing = true;
+    for (struct cell *c = w->oldest; c; c = c->newer) cell_turns_drop(c); /* before what they belong to goes */
     image_jobs_forget(w);
     forks_forget(w);
     merges_forget(w);
@@ -188,6 +189,8 @@ struct json_object *world_metrics(struct world *w) {
     number(o, "woken_total", w->counters.woken);
     number(o, "rolled_back_total", w->counters.rolled_back);
     number(o, "snapshots_total", w->counters.snapshots);
+    number(o, "forked_total", w->counters.forked);
+    number(o, "merged_total", w->counters.merged);
     number(o, "executions_total", w->counters.executions);
     number(o, "executions_interrupted_total", w->counters.interrupted);
     number(o, "executions_timeout_total", w->counters.timeouts);

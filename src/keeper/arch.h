@@ -5,7 +5,7 @@
  *   batch   runs a table of system calls in one go; stops by a breakpoint. Only for tasks whose memory no cell process can reach.
  *   single  one system call whose arguments sit in registers; stops by a breakpoint. For everything else (sentinel.md, "Security rules").
  *   ask     what only a thread itself can tell, in one go and as safe as a single call, because its calls are part of the code: struct stub_told
- *           at STUB_SCRATCH. */
+ *           at STUB_SCRATCH. The same calls undo a MADV_DONTFORK on the stub: the cell's code may have asked that it is left out of copies. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

@@ -39,17 +39,24 @@ const uint8_t arch_stub[] = {
     0xb8, 0x24, 0x00, 0x00, 0x00, /* 98 mov eax,36 getitimer */
     0x0f, 0x05,                   /* 103 syscall             */
     0x49, 0x09, 0xc4,             /* 105 or r12,rax          */
-    0xcc,                         /* 108 int3                */
+    0x48, 0xbf, 0x00, 0x00, 0x00, 0x00, 0x00, 0x20, 0x00, 0x00, /* 108 mov rdi,STUB_CODE */
+    0xbe, 0x00, 0x60, 0x00, 0x00, /* 118 mov esi,code and data */
+    0xba, 0x0b, 0x00, 0x00, 0x00, /* 123 mov edx,11 MADV_DOFORK */
+    0xb8, 0x1c, 0x00, 0x00, 0x00, /* 128 mov eax,28 madvise  */
+    0x0f, 0x05,                   /* 133 syscall             */
+    0x49, 0x09, 0xc4,             /* 135 or r12,rax          */
+    0xcc,                         /* 138 int3                */
 };
 const size_t arch_stub_size = sizeof arch_stub;
 const uint8_t arch_call_bytes[2] = {0x0f, 0x05};
 #define SINGLE (STUB_CODE + 55)
 #define ASK (STUB_CODE + 58)
-#define ASK_END (STUB_CODE + 109)
+#define ASK_END (STUB_CODE + 139)
 
 _Static_assert(sizeof(struct stub_call) == 72, "the stub steps by 72 bytes");
 _Static_assert(offsetof(struct stub_told, clear_tid) == 24 && offsetof(struct stub_told, real_timer) == 32, "the stub's offsets");
-_Static_assert(sizeof arch_stub == 109, "ASK_END is the end");
+_Static_assert(sizeof arch_stub == 139, "ASK_END is the end");
+_Static_assert(STUB_CODE == 0x200000000000ul && STUB_CODE_SIZE + STUB_DATA_SIZE == 0x6000, "the range of the stub's madvise");
 _Static_assert(offsetof(struct stub_call, ret) == 56 && offsetof(struct stub_call, ignore) == 64, "the stub's offsets");
 _Static_assert(STUB_CALLS_MAX * sizeof(struct stub_call) <= STUB_SCRATCH - STUB_DATA, "the table ends before the scratch area");
 

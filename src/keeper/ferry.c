@@ -218,15 +218,12 @@ static void drop_task(pid_t pid) {
 
 pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *e) {
     const arch_regs *base = &im->thread[0].regs;
-    const long keep[6] = {(long)STUB_CODE, STUB_CODE_SIZE + STUB_DATA_SIZE, MADV_DOFORK};
     const long arg[6] = {CLONE_PARENT | SIGCHLD};
     pid_t copy = 0;
     long result = 0;
     struct affinity old;
     inject_here(sentinel, &old);
-    /* the cell's code may have asked that the stub is left out of copies */
-    int rc = im->zygote ? 0 : inject_single(sentinel, base, SYS_madvise, keep, &result, NULL, e);
-    if (!rc) rc = inject_single(sentinel, base, SYS_clone, arg, &result, &copy, e);
+    int rc = inject_single(sentinel, base, SYS_clone, arg, &result, &copy, e);
     inject_back(sentinel, &old);
     if (copy > 0) inject_back(copy, &old);
     if (rc) return -1;

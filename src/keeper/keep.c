@@ -67,14 +67,16 @@ int keep_finish(struct keep *p, uint64_t *bytes, struct err *e) {
     char id[KEEPER_ID];
     int rc = 0;
     memcpy(id, p->id, sizeof id);
-    if (read(p->fd, &o, sizeof o) != sizeof o) {
+    if (p->dropped) {
+        rc = err_set(e, ERR_CONFLICT, "the layer was dropped while it was being written");
+    } else if (read(p->fd, &o, sizeof o) != sizeof o) {
         rc = err_set(e, ERR_INTERNAL, "writing the layer to the disk ended early");
     } else if (o.failed) {
         *e = o.err;
         e->code = err_code_of_errno(o.err.sys_errno);
         rc = -1;
     }
-    *bytes = o.bytes;
+    *bytes = rc ? 0 : o.bytes;
     close_fd(&p->fd);
     p->pid = 0; /* reaped like any child */
     struct err ignored;
@@ -86,7 +88,11 @@ int keep_finish(struct keep *p, uint64_t *bytes, struct err *e) {
 int keep_drop(const char *id, struct err *e) {
     if (!id_valid(id, "img_")) return err_set(e, ERR_INVALID, "not an id of a kept layer");
     for (size_t i = 0; i < KEEPS_MAX; i++)
-        if (keeps[i].pid && !strcmp(keeps[i].id, id)) return err_set(e, ERR_CONFLICT, "the layer is being written");
+        if (keeps[i].pid && !strcmp(keeps[i].id, id)) { /* being written, for a daemon that is gone perhaps: it goes when keep_finish() hears of the end */
+            keeps[i].dropped = true;
+            kill(keeps[i].pid, SIGKILL);
+            return 0;
+        }
     return capture_takes_back(id, e) ? 0 : layer_remove(id, e);
 }
 

@@ -11,6 +11,7 @@ struct keep {
     int fd;       /* readable when it is done or dead */
     uint64_t tag; /* of the request that waits; 0: nobody does any more */
     uint32_t capture;
+    bool dropped; /* by KEEPER_LAYER_DROP meanwhile */
     char id[KEEPER_ID];
 };
 extern struct keep keeps[KEEPS_MAX];

@@ -118,12 +118,23 @@ def test_fields_are_validated_by_name(http: httpx.Client, spec: dict, field: str
 
 
 def test_what_comes_later_says_unsupported(http: httpx.Client) -> None:
-    for spec in ({"persistent": True}, {"from_snapshot": "x"}, {"network": {"mode": "open"}}):
-        answer = http.post("/v1/sandboxes", json=spec)
-        assert answer.status_code == 501 and answer.json()["code"] == "unsupported", (spec, answer.text)
+    answer = http.post("/v1/sandboxes", json={"network": {"mode": "open"}})
+    assert answer.status_code == 501 and answer.json()["code"] == "unsupported", answer.text
     answer = http.post("/v1/sandboxes", json={"network": {"mode": "none"}, "persistent": False, "some_new_field": 1})
     assert answer.status_code == 201
     http.delete("/v1/sandboxes/" + answer.json()["id"])
+
+
+def test_a_driver_without_images_says_so(http: httpx.Client, server: Server) -> None:
+    specs = {"persistent": True, "on_timeout": "freeze", "from_snapshot": "none"}
+    for name, value in specs.items():
+        answer = http.post("/v1/sandboxes", json={name: value})
+        expected = 501 if server.driver == "plain" else 404 if name == "from_snapshot" else 201
+        assert answer.status_code == expected, (name, answer.text)
+        if expected == 501:
+            assert answer.json()["code"] == "unsupported"
+        if expected == 201:
+            http.delete("/v1/sandboxes/" + answer.json()["id"])
 
 
 def test_unknown_template(server: Server) -> None:

@@ -8,7 +8,7 @@ from typing import Any, List
 import httpx
 import pytest
 from cella import GoneError, Sandbox
-from support.branches import end, executions, finished, fork, merge
+from support.branches import at, end, executions, finished, fork, merge
 from support.wait import until
 
 pytestmark = pytest.mark.needs_isolation
@@ -164,3 +164,21 @@ def test_events(http: httpx.Client, box: Sandbox) -> None:
     value = http.get(f"/v1/sandboxes/{box.id}/events").json()
     (merged,) = [e for e in (value if isinstance(value, list) else value["events"]) if e["type"] == "sandbox.merged"]
     assert merged["metadata"] == {"from": child.id}
+
+
+def test_a_persistent_parent_keeps_its_space(http: httpx.Client) -> None:
+    """What took the place is what is put away from then on."""
+    parent = http.post("/v1/sandboxes", json={"persistent": True}).json()
+    sandbox = at(http, parent["id"])
+    sandbox.run_code("x = 'parent'", check=True)
+    http.post(f"/v1/sandboxes/{sandbox.id}/hibernate").raise_for_status()
+    sandbox.run_code("x", check=True)
+    (child,) = fork(http, sandbox)
+    assert child.info().raw["persistent"] is False and child.info().raw["space_id"] is None
+    child.run_code("x = 'child'", check=True)
+    merge(http, sandbox, child)
+    about = http.get(f"/v1/sandboxes/{sandbox.id}").json()
+    assert about["persistent"] is True and about["space_id"] == parent["space_id"]
+    http.post(f"/v1/sandboxes/{sandbox.id}/hibernate").raise_for_status()
+    assert sandbox.run_code("x").text == "'child'"
+    end(sandbox)

@@ -314,6 +314,26 @@ def test_snapshot_and_start(family: Sandbox, server: Server) -> None:
 
 
 @pytestmark_live
+def test_snapshot_of_memory_in_thousands_of_pieces(box: Sandbox) -> None:
+    """Every other page is there: the kernel reports them in several rounds."""
+    code = """
+import mmap
+m = mmap.mmap(-1, 6000 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m.madvise(mmap.MADV_NOHUGEPAGE)
+for i in range(0, 6000, 2): m[i * 4096] = i % 251
+"""
+    box.run_code(code, check=True)
+    snapshot = box.snapshot()
+    try:
+        with snapshot.start() as again:
+            assert value(again, "[m[i * 4096] for i in range(6000)] == [0 if i % 2 else i % 251 for i in range(6000)]") is True
+    finally:
+        snapshot.delete()
+    box.hibernate()
+    assert value(box, "sum(m[i * 4096] for i in range(6000))") == sum(i % 251 for i in range(0, 6000, 2))
+
+
+@pytestmark_live
 def test_freeze_and_come_back(server: Server) -> None:
     with Sandbox(persistent=True, idle_timeout_seconds=300, host=server.url) as box:
         box.run_code("import itertools\nn = itertools.count(); next(n); f = open('/workspace/f', 'w'); f.write('1')", check=True)

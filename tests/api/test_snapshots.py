@@ -60,8 +60,10 @@ def test_three_from_one_at_once(cell: Cell, server: Server) -> None:
     cell.ok("x['a'].append('later')")
     cells: List[Cell] = []
     threads = [threading.Thread(target=lambda: cells.append(Cell(server.url, from_snapshot="three", metadata={"n": "1"}))) for _ in range(3)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     try:
         assert len({c.id for c in cells} | {cell.id}) == 4
         for i, copy in enumerate(cells):

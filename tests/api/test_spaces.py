@@ -116,8 +116,10 @@ def test_many_requests_wake_it_once(cell: Cell) -> None:
     cell.hibernate()
     answers: List[Dict[str, Any]] = []
     threads = [threading.Thread(target=lambda: answers.append(Cell.run(cell, "n += 1; n"))) for _ in range(8)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert sorted(int(a["text"]) for a in answers) == list(range(1, 9))
     assert cell.events().count("sandbox.woken") == 1
 

@@ -8,6 +8,8 @@ import httpx
 import pytest
 from cella import GoneError, Sandbox
 from support.branches import at, end, fork
+from support.openapi import Contract
+from support.server import ROOT
 
 pytestmark = pytest.mark.needs_isolation
 
@@ -109,3 +111,21 @@ def test_promote_refuses_what_is_no_branch(http: httpx.Client, box: Sandbox) -> 
     assert promote(http, child, cleanup_siblings="yes").status_code == 400
     assert promote(http, child).json() == {"winner": child.id, "tree_id": None, "deleted": [], "failures": {}}
     end(child)
+
+
+def test_the_answers_have_the_described_shapes(http: httpx.Client, box: Sandbox) -> None:
+    contract = Contract(ROOT / "docs" / "openapi.yaml")
+    path = "/v1/sandboxes/{id}"
+    box.run_code("import socket\ns = socket.create_server(('127.0.0.1', 0))", check=True)
+    ids: List[str] = []
+    for action, body in (("fork", {"n": 2}), ("fork-tree", {"count": 2})):
+        answer = http.post(f"/v1/sandboxes/{box.id}/{action}", json=body)
+        contract.check("POST", f"{path}/{action}", answer)
+        ids += [c if isinstance(c, str) else c["id"] for c in answer.json()["children"]]
+    contract.check("GET", path, http.get(f"/v1/sandboxes/{ids[0]}"))
+    contract.check("POST", f"{path}/promote", http.post(f"/v1/sandboxes/{ids[0]}/promote"))
+    contract.check("POST", f"{path}/promote", http.post(f"/v1/sandboxes/{box.id}/promote"))
+    contract.check("POST", path + "/merge_into/{winner}", http.post(f"/v1/sandboxes/{box.id}/merge_into/{ids[0]}"))
+    contract.check("POST", path + "/merge_into/{winner}", http.post(f"/v1/sandboxes/{box.id}/merge_into/{ids[0]}"))
+    contract.check("GET", f"{path}/tree", http.get(f"/v1/sandboxes/{box.id}/tree"))
+    end(*[at(http, i) for i in ids[1:]])

@@ -291,3 +291,15 @@ def test_template_copies(fresh):
     """The handler is there in direct mode and in every copy of a template alike; test_wake.py has the copies."""
     assert fresh.run("import signal\ntype(signal.getsignal(signal.SIGURG).__self__).__name__").text == "'Entropy'"
     assert signal.SIGURG == 23
+
+
+def test_children_that_were_not_copied_did_not_end_well(kernel):
+    """subprocess would say 0 of a child that cannot be waited for."""
+    code = (
+        "import subprocess\np, q, r = (subprocess.Popen(['sleep', '60']) for _ in range(3))\n"
+        "def ask():\n    return p.poll(), q.wait(), r.wait(5)\n"
+        "without, told = copies(ask, False, 1), copies(ask, True, 1)\n"
+        "for one in (p, q, r): one.kill()\n"
+        "without, told, (p.wait(), q.wait(), r.wait()), subprocess.run(['false']).returncode"
+    )
+    assert kernel.run(code).text == "(['(0, 0, 0)'], ['(-9, -9, -9)'], (-9, -9, -9), 1)"

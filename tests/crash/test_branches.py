@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 from harness import CrashServer, can_fail, points
+from support.wait import until
 
 pytestmark = [pytest.mark.own_server, pytest.mark.needs_isolation]
 
@@ -326,8 +328,6 @@ def test_what_ran_is_told_after_a_crash_in_a_merge(server: CrashServer) -> None:
             path = f"/v1/sandboxes/{cell}/execute?detach=1"
             threads.append(threading.Thread(target=server.ask, args=("POST", path), kwargs={"json": {"code": code}}))
             threads[-1].start()
-    from support.wait import until
-
     def runs(cell: str) -> Any:
         with server.http as http:
             return [e for e in http.get(f"/v1/sandboxes/{cell}/executions").json() if e["status"] == "running"]
@@ -335,6 +335,7 @@ def test_what_ran_is_told_after_a_crash_in_a_merge(server: CrashServer) -> None:
     for cell in (parent, child):
         (running,) = until(lambda c=cell: runs(c), "the code to run")  # type: ignore[misc]
         ids[cell] = running["id"]
+    time.sleep(0.5)  # not asserted: what ran shorter than 100 ms is not written down for a later daemon
     server.rearm_daemon("domain.merge.renamed:kill")
     for t in threads:
         t.join(60)
@@ -343,7 +344,7 @@ def test_what_ran_is_told_after_a_crash_in_a_merge(server: CrashServer) -> None:
     server.recover()
     with server.http as http:
         record = http.get(f"/v1/sandboxes/{parent}/executions/{ids[parent]}").json()
-        assert record["exit"] == "killed" and "merged" in record["error"]["value"], record
+        assert record.get("exit") == "killed" and "merged" in record["error"]["value"], record
         http.put(f"/v1/sandboxes/{parent}/fs", params={"path": "go"}, content=b"").raise_for_status()
 
         def ended() -> Any:

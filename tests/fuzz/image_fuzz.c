@@ -79,8 +79,8 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size) {
     struct err e;
     if (size < 2) return 0;
     if (data[0] == '{') {
-        (void)manifest_parse(&m, (const char *)data, size, &e);
-        manifest_free(&m);
+        (void)image_manifest_parse(&m, (const char *)data, size, &e);
+        image_manifest_free(&m);
         return 0;
     }
     const uint64_t data_end = (uint64_t)data[0] * PAGE; /* how many pages of contents the file is said to have */

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from ring import Cell, Ring, denied, held
 from support import proc
@@ -110,3 +112,23 @@ def test_stealing_the_output_of_another_context(fresh) -> None:
     pid = int(cell.run_code("import os; print(os.getpid())", context=other).stdout)
     code = f"report([refusal(os.open, '/proc/{pid}/fd/' + n, os.O_RDONLY | os.O_NONBLOCK) for n in ('1', '2')] + [refusal(os.readlink, '/proc/{pid}/fd/1')])"
     denied({"context": cell.attack(code), "process": cell.attack_process(code), "root": cell.attack_process(code, "root")}, "EACCES", "EPERM")
+
+
+@pytest.mark.layer("namespaces")
+def test_the_guests_directories_are_out_of_reach(cell: Cell) -> None:
+    """The guest holds the cell's layer (202) and the template (203) for looking at what changed. No way leads from the cell's code to them."""
+    code = """
+    def tried(what):
+        try:
+            return str(what())
+        except OSError as e:
+            return e.errno
+    got = []
+    for n in (202, 203):
+        got += [tried(lambda: os.readlink(f'/proc/1/fd/{n}')), tried(lambda: os.listdir(f'/proc/1/fd/{n}/')), tried(lambda: os.open(f'/proc/1/fd/{n}', os.O_PATH)),
+                tried(lambda: open(f'/proc/1/fdinfo/{n}').read())]
+    report(got)
+    """
+    results = [cell.attack(code)] + [cell.attack_process(code, user) for user in (None, "root")]
+    for got in results:
+        held(all(n in (errno.EACCES, errno.EPERM, errno.ENOENT) for n in got), f"{got}")

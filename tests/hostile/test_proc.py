@@ -157,7 +157,7 @@ def test_no_process_of_the_host(cell: Cell, ring: Ring) -> None:
 @pytest.mark.layer("root")
 def test_no_path_of_the_host(cell: Cell, ring: Ring) -> None:
     """Mounts, maps, cgroups, environment and links of the process: no directory of the host, no control group's name."""
-    words = [base64.b64encode(w.encode()).decode() for w in (str(ring.state), ring.state.name, "/var/lib/cella", "cella-test", "sbx_", "/layers/", ring.marker, socket.gethostname() + "\n")]
+    words = [base64.b64encode(w.encode()).decode() for w in (str(ring.state), ring.state.name, "/var/lib/cella", "cella-test", "sbx_", "cel_", "img_", "/layers/", ring.marker, socket.gethostname() + "\n")]
     code = f"""
     text = ''
     for f in ('mountinfo', 'mounts', 'mountstats', 'maps', 'smaps', 'cgroup', 'environ', 'cmdline', 'limits', 'status', 'attr/current', 'cpuset'):

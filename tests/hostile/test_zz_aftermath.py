@@ -44,7 +44,7 @@ def test_nothing_is_left(ring: Ring) -> None:
     states = [Path(f"/proc/{p}/status").read_text() for p in proc.children(ring.keeper_pid) if Path(f"/proc/{p}").exists()]
     held(not [s for s in states if "Z (zombie)" in s], "a corpse is left")
 
-    layers = list((Path(f"/proc/{ring.keeper_pid}/root") / str(ring.state / "layers").lstrip("/")).glob("sbx_*"))
+    layers = list((Path(f"/proc/{ring.keeper_pid}/root") / str(ring.state / "layers").lstrip("/")).glob("cel_*"))
     held(len(layers) <= 4, f"{len(layers)} layers are left")
     held(proc.fd_count(ring.keeper_pid) < 120, f"the keeper has {proc.fd_count(ring.keeper_pid)} descriptors")
     held(proc.fd_count(ring.daemon_pid) < 120, f"the daemon has {proc.fd_count(ring.daemon_pid)} descriptors")

@@ -179,7 +179,8 @@ static int try_btrfs(void *arg, char *why, size_t room) {
 
 static void say_btrfs(struct report *r, int result, const char *why) {
     if (result < 0 || (result & ~12)) {
-        struct finding *f = report_add(r, group, "btrfs", FINDING_MISSING, "a btrfs image cannot be used: %s",
+        struct finding *f = report_add(r, group, "btrfs", FINDING_DEGRADED,
+                                       "a btrfs image cannot be used (%s): cells' files are plain directories, without disk limits, and a fork or snapshot copies them",
                                        result == CHILD_TIMEOUT ? "the trial hung" : why);
         finding_remedy(f, result == 2 ? "apt-get install btrfs-progs"
                           : result == 3

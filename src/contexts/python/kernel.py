@@ -30,6 +30,7 @@ def main():
     if direct:
         os.set_inheritable(stream.fd, False)
     os.system = commands.system
+    commands.tell_lost_children()
     gate = interrupt.Gate(stream.readable)
     gate.install()
     the_shell = shell.make_shell()

@@ -193,6 +193,7 @@ static void handle_packet(size_t n) {
         if (f.type < CONTEXT_EXECUTE || f.type > CONTEXT_INSPECT ||
             (f.flags & ~(FRAME_MORE | FRAME_EOF | FRAME_REPLAY | FRAME_SVG)))
             protocol_error("unknown frame type or flags");
+        if (f.type == CONTEXT_FORKED) joined.open = false; /* the rest went to the original; the daemon sends it again to this copy */
         if (!joined.open && !(f.flags & FRAME_MORE)) {
             handle(f.type, f.channel, f.payload, f.length);
         } else if (join(&f)) {

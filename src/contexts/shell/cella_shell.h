@@ -27,6 +27,8 @@ enum outcome run_code(const char *code, size_t n, int *exit_code);
 
 /* Once, in the process that will serve: start the thread that SIGINT reaches when bash has it blocked. */
 void interrupts_start(void);
+/* In the handler of a copy's first signal: when the programs of the running execution were not copied with the shell, it ends. */
+void children_check(void);
 /* Install the SIGINT handler of an idle context; again after every execution. */
 void interrupts_idle(void);
 /* A packet arrived that may hold an execution: from now on an interrupt counts for it. */

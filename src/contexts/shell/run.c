@@ -109,6 +109,17 @@ void interrupts_start(void) {
     pthread_attr_destroy(&attr);
 }
 
+static volatile sig_atomic_t lost; /* what the running execution waits for is not there any more */
+
+/* bash takes a child that cannot be waited for as one that ended well (wait_for() in its jobs.c): `make && deploy` would deploy. So the execution
+ * ends here. A copy whose children are there, if only as dead ones that tell how they ended, goes on. */
+void children_check(void) {
+    siginfo_t info;
+    if (mode != RUNNING || js.c_living <= 0 || waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0) return;
+    lost = 1;
+    interrupt_state = 1;
+}
+
 static void install(void) {
     struct sigaction act = {.sa_sigaction = on_sigint, .sa_flags = SA_SIGINFO};
     sigset_t only;
@@ -184,6 +195,7 @@ static bool close_gate(void) {
 
 enum outcome run_code(const char *code, size_t n, int *exit_code) {
     int jump = 0, result = 2;
+    lost = 0;
     no_exit_on_failed_exec = 1; /* `exec nosuch` fails like any command */
     interrupt_state = 0;
     if (signal_is_trapped(SIGINT)) set_signal_handler(SIGINT, trap_to_sighandler(SIGINT));
@@ -198,7 +210,12 @@ enum outcome run_code(const char *code, size_t n, int *exit_code) {
     tidy(jump);
     if (jump == EXITBLTIN && !interrupted) result = run_exit_trap_once(result & 0xFF);
     if (getpid() != self) _exit(last_command_exit_value & 0xFF);
-    bool stopped = close_gate();
+    bool told = interrupted, stopped = close_gate();
+    if (lost && !told) {
+        fprintf(stderr, "bash: this is a copy of a shell whose programs were not copied: what it was doing ends here\n");
+        *exit_code = last_command_exit_value = 128 + SIGKILL;
+        return OUTCOME_ERROR;
+    }
     result &= 0xFF;
     *exit_code = last_command_exit_value = stopped && result == 0 ? 128 + SIGINT : result;
     if (stopped) return OUTCOME_INTERRUPTED;

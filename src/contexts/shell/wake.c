@@ -79,6 +79,7 @@ static void on_copied(int number) {
     int saved = errno;
     seed();
     seeded = 1;
+    children_check();
     errno = saved;
 }
 

@@ -18,7 +18,7 @@ struct need {
     struct process_driver *driver;
     char template_id[TEMPLATE_ID_HEX + 1];
     uint32_t language;
-    bool named, want_zygote;
+    bool named, want_zygote, no_base; /* no_base: there is none, and no interpreter to make it of */
     uint8_t digest[IMAGE_DIGEST];
     base_done done;
     void *arg;
@@ -100,6 +100,7 @@ static void view_of_maker(struct base_view *v) {
 }
 
 static int make_base(struct need *n, struct base_view *v) {
+    n->no_base = !n->zygote;
     if (!n->zygote) return err_set(&n->err, ERR_UNAVAILABLE, "the template's interpreter is not warm");
     v->base = base_file_make(n->directory, n->template_id, language_name(n->language), &n->from, &n->err);
     if (!v->base) return -1;
@@ -142,6 +143,15 @@ static void on_thread(void *arg) {
     if (!n->failed && n->zygote) v->pagemap_fd = steal_fd(&n->from.pagemap_fd);
 }
 
+static void open_zygote(struct need *);
+
+static void on_warm(void *arg, struct err *e, bool cold) {
+    struct need *n = arg;
+    (void)cold;
+    if (e) need_over(n, e, NULL);
+    else open_zygote(n);
+}
+
 static void on_done(void *arg) {
     struct need *n = arg;
     struct process_driver *d = n->driver;
@@ -154,6 +164,12 @@ static void on_done(void *arg) {
     }
     if (n->failed) {
         view_free(n->view);
+        n->view = NULL;
+        if (n->no_base) { /* once: the next look has an interpreter or ends before it */
+            n->no_base = false;
+            zygote_ensure(d, n->template_id, n->language, on_warm, n);
+            return;
+        }
         need_over(n, &n->err, NULL);
         return;
     }
@@ -164,15 +180,6 @@ static void on_done(void *arg) {
         n->view->users = 0; /* of use to this request only */
     }
     need_over(n, NULL, n->view);
-}
-
-static void open_zygote(struct need *);
-
-static void on_warm(void *arg, struct err *e, bool cold) {
-    struct need *n = arg;
-    (void)cold;
-    if (e) need_over(n, e, NULL);
-    else open_zygote(n);
 }
 
 static void on_opened(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t count) {

@@ -48,7 +48,7 @@ int view_page(const struct base_view *, uint64_t address, size_t *cursor);
 
 typedef void (*base_done)(void *arg, struct err *, struct base_view *);
 /* The view of the base named by digest (NULL: the newest one, made of the warm interpreter when there is none) from the template's warm
- * interpreter. want_zygote: warm one if need be; otherwise, when none is warm, a view without one. The view is held until view_release(). The
+ * interpreter. want_zygote: warm one if need be; otherwise, when none is warm and there is a base, a view without one. The view is held until view_release(). The
  * callback may come from inside the call. */
 void base_need(struct process_driver *, const char *template_id, uint32_t language, const uint8_t *digest, bool want_zygote, base_done, void *arg);
 void view_release(struct process_driver *, struct base_view *);

@@ -134,9 +134,7 @@ static int write_manifest(struct freeze *f, struct err *e) {
         m.slot[i] = (struct image_slot){.used = true, .language = s->language, .memory = s->memory};
         memcpy(m.slot[i].base, f->view[s->language]->base->digest, IMAGE_DIGEST);
     }
-    if (manifest_write(&m, key, dir, e)) return -1;
-    fault_point("freeze.manifest.written");
-    return 0;
+    return image_manifest_write(&m, key, dir, e) ? -1 : fault_error("freeze.manifest.written", e);
 }
 
 static void manifest_thread(void *arg) {
@@ -190,8 +188,8 @@ static void pages_thread(void *arg) {
     int rc = dir < 0 || fault_error("freeze.pages", &e) ? -1 : 0;
     for (int i = 0; i < DRIVER_SLOTS && !rc; i++)
         if (f->slot[i].used) rc = write_slot(f, i, dir, &e);
+    if (!rc) rc = fault_error("freeze.pages.written", &e);
     if (rc) fail(f, &e);
-    else fault_point("freeze.pages.written");
 }
 
 static void pages_done(void *arg) {
@@ -224,7 +222,7 @@ static void need_views(struct freeze *f) {
     for (int i = 0; i < DRIVER_SLOTS; i++) {
         const struct frozen *s = &f->slot[i];
         if (!s->used || f->view[s->language]) continue;
-        base_need(f->driver, f->template_id, s->language, NULL, true, on_view, f);
+        base_need(f->driver, f->template_id, s->language, NULL, false, on_view, f);
         return;
     }
     process_work(f->driver, pages_thread, pages_done, f);

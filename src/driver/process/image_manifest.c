@@ -20,7 +20,7 @@
 
 #define LINE (2 * IMAGE_DIGEST + 1)
 
-void manifest_free(struct image_manifest *m) {
+void image_manifest_free(struct image_manifest *m) {
     json_object_put(m->not_carried);
     m->not_carried = NULL;
 }
@@ -124,7 +124,7 @@ static struct json_object *manifest_json(const struct image_manifest *m) {
     return o;
 }
 
-int manifest_write(const struct image_manifest *m, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *e) {
+int image_manifest_write(const struct image_manifest *m, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *e) {
     uint8_t mac[IMAGE_DIGEST];
     char line[LINE + 1];
     size_t n;
@@ -256,7 +256,7 @@ int image_manifest_parse(struct image_manifest *m, const char *json, size_t n, s
     return rc;
 }
 
-int manifest_read(struct image_manifest *m, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *e) {
+int image_manifest_read(struct image_manifest *m, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *e) {
     uint8_t said[IMAGE_DIGEST], mac[IMAGE_DIGEST];
     struct stat st;
     *m = (struct image_manifest){0};
@@ -276,7 +276,7 @@ int manifest_read(struct image_manifest *m, const uint8_t key[IMAGE_KEY], int di
     return image_manifest_parse(m, text + LINE, n - LINE, e);
 }
 
-int manifest_fits(const struct image_manifest *m, struct err *e) {
+int image_manifest_fits(const struct image_manifest *m, struct err *e) {
     struct arch_features here;
     arch_features_here(&here);
     if (arch_features_suffice(&here, &m->features)) return 0;

@@ -28,17 +28,17 @@ struct image_manifest {
     uint64_t layer_bytes;
     struct arch_features features;
     struct image_slot slot[DRIVER_SLOTS];
-    struct json_object *not_carried; /* array; owned: manifest_free */
+    struct json_object *not_carried; /* array; owned: image_manifest_free */
 };
 
-void manifest_free(struct image_manifest *);
+void image_manifest_free(struct image_manifest *);
 /* The installation's key, made on first use (0600, durable). */
 int image_key(const char *path, uint8_t key[IMAGE_KEY], struct err *);
 /* Write the file into the directory, durable. */
-int manifest_write(const struct image_manifest *, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *);
+int image_manifest_write(const struct image_manifest *, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *);
 /* Read and check everything that the manifest itself can tell. The caller frees, also after a failure. */
-int manifest_read(struct image_manifest *, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *);
+int image_manifest_read(struct image_manifest *, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *);
 /* The same from memory: n bytes of hostile text behind the first line, whose authenticity was checked. */
 int image_manifest_parse(struct image_manifest *, const char *json, size_t n, struct err *);
 /* Can this image be used on this machine? */
-int manifest_fits(const struct image_manifest *, struct err *);
+int image_manifest_fits(const struct image_manifest *, struct err *);

@@ -201,7 +201,9 @@ static int find_pages(struct scan *s, const struct memory_map *m, struct err *e)
         if (n < 0) return err_sys(e, errno, "look for the pages of a context");
         if (arg.walk_end <= at) return err_set(e, ERR_INTERNAL, "the kernel's search for pages does not move on");
         s->regions += (size_t)n;
-        at = arg.walk_end;
+        /* The kernel collects 512 regions at a time, and where the walk then reaches its end, walk_end stays at the last such stop, before
+         * regions that were already given. */
+        at = n && s->region[s->regions - 1].end > arg.walk_end ? s->region[s->regions - 1].end : arg.walk_end;
     }
     return 0;
 }

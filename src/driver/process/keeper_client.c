@@ -76,8 +76,8 @@ static void finish(struct keeper_client *k) {
 static void on_poll_closed(uv_handle_t *h) {
     struct keeper_client *k = h->data;
     k->handles--;
-    finish(k);
-    if (!k->closing) uv_timer_start(&k->retry, on_retry, RECONNECT_MS, 0);
+    if (k->closing) finish(k);
+    else uv_timer_start(&k->retry, on_retry, RECONNECT_MS, 0);
 }
 static void on_timer_closed(uv_handle_t *h) {
     struct keeper_client *k = h->data;

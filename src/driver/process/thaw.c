@@ -69,7 +69,7 @@ static void thaw_free(struct thaw *t) {
         close_fd(&t->ends[i].stdout_fd);
         close_fd(&t->ends[i].stderr_fd);
     }
-    manifest_free(&t->manifest);
+    image_manifest_free(&t->manifest);
     json_object_put(t->not_carried);
     free(t);
 }
@@ -155,8 +155,8 @@ static void run_next(struct thaw *t, int slot) {
     struct err e;
     slot = next_slot(t, slot);
     if (slot == DRIVER_SLOTS) {
-        fault_point("thaw.running");
-        succeed(t);
+        if (fault_error("thaw.running", &e)) give_up(t, &e);
+        else succeed(t);
         return;
     }
     if (fault_error("thaw.run", &e)) {
@@ -265,7 +265,7 @@ static void fill_thread(void *arg) {
     if (!rc) rc = thaw_files_check(&now, &f->index, &t->err);
     if (!rc) rc = fault_error("thaw.memory", &t->err);
     if (!rc) rc = slot_fill(f, &t->plan, t->view[t->slot]->base, t->memory_fd, &t->err);
-    if (!rc) fault_point("thaw.memory.written");
+    if (!rc) rc = fault_error("thaw.memory.written", &t->err);
     memory_map_free(&now);
     t->failed = rc != 0;
 }
@@ -385,7 +385,7 @@ static int open_image(struct thaw *t, struct err *e) {
     cleanup_close int dir = open(t->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (dir < 0 && errno == ENOENT) return err_hint(e, ERR_IMAGE, "the image cannot be used; an older one of the same cell may be whole", "the files of the image are missing");
     if (dir < 0) return err_sys(e, errno, "open the directory of an image");
-    if (image_key(t->driver->key_file, key, e) || manifest_read(&t->manifest, key, dir, e) || manifest_fits(&t->manifest, e)) return -1;
+    if (image_key(t->driver->key_file, key, e) || image_manifest_read(&t->manifest, key, dir, e) || image_manifest_fits(&t->manifest, e)) return -1;
     if (strcmp(t->manifest.image_id, t->image_id)) return err_hint(e, ERR_IMAGE, "the files of images were exchanged", "the files are those of another image");
     for (int i = next_slot(t, 0); i < DRIVER_SLOTS; i = next_slot(t, i + 1))
         if (slot_open(&t->file[i], dir, i, &t->manifest.slot[i], e)) return -1;

@@ -148,19 +148,19 @@ static void manifest(void **state) {
     m.slot[3] = (struct image_slot){.used = true, .language = 2, .memory = {.file_bytes = 2 * PAGE + 132, .index_offset = 2 * PAGE, .index_bytes = 100}};
     m.not_carried = json_object_new_array();
     int dir = open(directory, O_RDONLY | O_DIRECTORY);
-    assert_int_equal(manifest_write(&m, key, dir, &e), 0);
-    assert_int_equal(manifest_write(&m, key, dir, &e), -1); /* never over another */
-    assert_int_equal(manifest_read(&n, key, dir, &e), 0);
-    assert_int_equal(manifest_fits(&n, &e), 0);
+    assert_int_equal(image_manifest_write(&m, key, dir, &e), 0);
+    assert_int_equal(image_manifest_write(&m, key, dir, &e), -1); /* never over another */
+    assert_int_equal(image_manifest_read(&n, key, dir, &e), 0);
+    assert_int_equal(image_manifest_fits(&n, &e), 0);
     assert_true(n.slot[3].used && !n.slot[0].used && n.slot[3].memory.index_bytes == 100 && n.layer_bytes == 77);
     n.features.word[0] |= 1u << 31;
-    assert_int_equal(manifest_fits(&n, &e), -1);
-    manifest_free(&n);
+    assert_int_equal(image_manifest_fits(&n, &e), -1);
+    image_manifest_free(&n);
     other[0] ^= 1;
-    assert_int_equal(manifest_read(&n, other, dir, &e), -1);
+    assert_int_equal(image_manifest_read(&n, other, dir, &e), -1);
     assert_string_equal(e.code, ERR_IMAGE);
-    manifest_free(&n);
-    manifest_free(&m);
+    image_manifest_free(&n);
+    image_manifest_free(&m);
     (void)unlinkat(dir, MANIFEST_NAME, 0);
     close(dir);
 }

@@ -43,6 +43,35 @@ def _end(child):
             continue
 
 
+_copied = False
+
+
+def copied():
+    """This process is a copy; its children are not."""
+    global _copied
+    _copied = True
+
+
+def tell_lost_children(popen=subprocess.Popen, waitpid=os.waitpid):
+    """subprocess takes a child that cannot be waited for as one that ended well. In a copy it was left behind: that is told as an
+    end by SIGKILL. (Where SIGCHLD is ignored nobody can tell, and subprocess' own answer stays.)"""
+    poll = popen.poll
+
+    def is_lost():
+        return _copied and signal.getsignal(signal.SIGCHLD) != signal.SIG_IGN
+
+    def new_poll(self):
+        return self._internal_poll(-int(signal.SIGKILL)) if is_lost() else poll(self)
+
+    def new_try_wait(self, flags):
+        try:
+            return waitpid(self.pid, flags)
+        except ChildProcessError:
+            return self.pid, int(signal.SIGKILL) if is_lost() else 0
+
+    popen.poll, popen._try_wait = new_poll, new_try_wait
+
+
 def system(command):
     """os.system, but an interrupt ends the command. (The C library's ignores SIGINT while the command runs.)"""
     sys.audit("os.system", os.fsencode(command))

@@ -24,6 +24,8 @@ import signal
 import sys
 from types import ModuleType
 
+from . import commands
+
 SIGNAL = signal.SIGURG  # CONTEXT_FORKED_SIGNAL
 EXIT_CODE = 4
 MT_WORDS = 624  # of the Mersenne Twister's state, followed by the position in it
@@ -121,6 +123,7 @@ class Entropy:
             ssl.RAND_add(_random_bytes(48), 0.0)
         self._small_things()
         self._taken = True
+        commands.copied()
 
     def first(self):
         """The same in a fresh copy of the template, where the process id is another one as a rule: OpenSSL sees that, and

@@ -90,6 +90,8 @@ class Stream:
     def _add(self, kind, flags, channel, payload):
         if not EXECUTE <= kind <= INSPECT or flags & ~FLAGS_KNOWN:
             raise Malformed("unknown frame type %d or flags %#x" % (kind, flags))
+        if kind == FORKED:
+            self._partial = None  # the rest of it went to the original; the daemon sends it again to this copy
         if self._partial is not None:
             started, its_channel, parts, size = self._partial
             if (kind, channel) != (started, its_channel):

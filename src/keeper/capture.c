@@ -1,6 +1,7 @@
 #include "keeper/capture.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kcmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -8,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/id.h"
@@ -23,6 +25,7 @@
 
 /* A thread inside vfork() stops only when its child execs: a fork waits no longer than this for it. */
 #define FREEZE_MS 1000
+#define FLUSH_BYTES (512u << 10)
 #define COPY_MS 10000 /* a copy of a context with tens of GB of small pages, or with a GB of shared memory, takes a second */
 
 static struct capture captures[CAPTURES_MAX];
@@ -45,7 +48,7 @@ static int freeze(struct capture *k, const struct cell *c, struct err *e) {
         const struct context *x = &c->context[i];
         if (!x->context) continue;
         if (!x->sentinel) return err_set(e, ERR_CONFLICT, "the sentinel of a context is gone");
-        if (same_memory(x, e) || image_freeze(&k->slot[i].image, x->context, e)) return -1;
+        if (same_memory(x, e) || image_freeze(&k->slot[i].image, x->context, x->sentinel, e)) return -1;
         if (descriptors_note(&k->slot[i].image, x->context, (const int[2]){x->stdout_fd, x->stderr_fd}, e)) return -1;
         k->slot[i].language = x->language;
         k->slot[i].zygote = x->zygote;
@@ -54,18 +57,32 @@ static int freeze(struct capture *k, const struct cell *c, struct err *e) {
     return fault_error("keeper.capture.freeze", e);
 }
 
+/* What a copy takes of shared memory is charged to its cell. When that is too much the copy shall go, not the context it is made of. */
+static void oom_order(pid_t pid, char order[16], const char *set) {
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/oom_score_adj", pid);
+    cleanup_close int fd = open(path, O_RDWR | O_CLOEXEC);
+    ssize_t n = fd < 0 || !order ? 0 : pread(fd, order, 15, 0);
+    if (order) order[n > 0 ? n : 0] = 0;
+    if (fd >= 0 && *set && pwrite(fd, set, strlen(set), 0) < 0) log_debug("%s: %s", path, strerror(errno));
+}
+
 /* Everything stands still: memory and files of one instant. */
 static int copy(struct capture *k, const struct cell *c, struct snapshot *files, struct err *e) {
     if (fault_error("keeper.capture.layer", e)) return -1;
     snapshot_go(files);
     inject_deadline(COPY_MS);
     fault_point("keeper.capture.snapped");
+    struct copy_budget left = {.bytes = SHARED_BYTES_MAX, .files = UNNAMED_MAX, .pieces = SHARED_PIECES_MAX, .compared = UNNAMED_COMPARED};
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         if (!k->slot[i].image.thread) continue;
         pid_t made = fault_error("keeper.capture.memory", e) ? -1 : sentinel_copy(c->context[i].sentinel, &k->slot[i].image, e);
         if (made < 0) return -1;
+        char order[16];
         k->slot[i].sentinel = made;
-        if (descriptors_copy(&k->slot[i].image, c->context[i].context, made, e) || shared_copy(&k->slot[i].image, c->context[i].context, made, e)) return -1;
+        oom_order(made, order, "1000");
+        if (descriptors_copy(&k->slot[i].image, c->context[i].context, made, &left, e) || shared_copy(&k->slot[i].image, c->context[i].context, made, &left, e)) return -1;
+        oom_order(made, NULL, order);
     }
     fault_point("keeper.capture.copied");
     return 0;
@@ -113,14 +130,55 @@ static struct capture *begin(const struct cell *c, uint32_t serial, struct err *
     return k;
 }
 
-struct capture *capture_cell(struct cell *c, uint32_t serial, bool hold, struct err *e) {
+/* ---- the child made ahead ---- */
+
+/* In the thread. It touches the table of cells, which nobody else does meanwhile: the keeper is busy with ptrace, and the cell comes out of a blank, so
+ * that no process is born here (it would die with the thread). A failure is told by the request itself, which tries again. */
+static void make_ahead(void *arg) {
+    struct capture *k = arg;
+    struct err ignored;
+    const struct cell_files files = {.layer = k->kept[0] ? k->kept : k->layer, .take = k->ahead.last && !k->kept[0]};
+    k->ahead.cell = cell_make(k->ahead.id, k->template_id, &k->limits, files, &ignored);
+}
+
+static bool wants_ahead(struct capture *k, const struct capture_next *next) {
+    int blanks;
+    if (!next || !cell_waiting(&blanks)) return false;
+    (void)snprintf(k->ahead.id, sizeof k->ahead.id, "%s", next->id);
+    k->ahead.last = next->last;
+    return true;
+}
+
+static void start_ahead(struct capture *k, const struct capture_next *next) {
+    struct err ignored;
+    if (!wants_ahead(k, next) || snapshot_prepare(&k->ahead.thread, NULL, NULL, &ignored)) return;
+    k->ahead.thread.then = make_ahead;
+    k->ahead.thread.arg = k;
+    snapshot_go(&k->ahead.thread);
+}
+
+/* The cell made ahead, if this is the one; another one is of no use. */
+static struct cell *take_ahead(struct capture *k, const char *id, bool last) {
+    struct cell *c = k->ahead.cell;
+    k->ahead.cell = NULL;
+    if (!c || (!strcmp(k->ahead.id, id) && k->ahead.last == last)) return c;
+    cell_destroy(c);
+    return NULL;
+}
+
+static void no_room(struct err *e) { err_set(e, ERR_LIMIT, "the memory limit of the sandbox leaves no room for a copy of what it shares"); }
+
+struct capture *capture_cell(struct cell *c, uint32_t serial, bool hold, const struct capture_next *next, struct err *e) {
     struct err ignored;
     struct capture *k = begin(c, serial, e);
     if (!k) return NULL;
     fault_point("keeper.capture.before");
-    if (layer_flush(c->name, e)) return k->used = false, NULL; /* before the freeze, so that the snapshot has little to write */
+    /* before the freeze, so that the snapshot has little to write; for little it is not worth a second snapshot */
+    if (cgroup_dirty(c->name) > FLUSH_BYTES && layer_flush(c->name, k->layer, e)) return k->used = false, NULL;
     struct snapshot files = {0};
     if (snapshot_prepare(&files, c->name, k->layer, e)) return k->used = false, NULL;
+    if (!hold && wants_ahead(k, next)) files.then = make_ahead, files.arg = k;
+    const uint64_t oom_kills = cgroup_oom_kills(c->name);
     int64_t from = monotonic_us();
     inject_deadline(FREEZE_MS);
     inject_stay(true);
@@ -140,6 +198,7 @@ struct capture *capture_cell(struct cell *c, uint32_t serial, bool hold, struct 
     for (uint32_t i = 0; i < KEEPER_SLOTS; i++) notes_append(&k->notes, &k->slot[i].image.notes, i);
     fault_point("keeper.capture.after");
     if (!rc) return k;
+    if (cgroup_oom_kills(c->name) > oom_kills) no_room(e);
     capture_drop(k);
     return NULL;
 }
@@ -160,14 +219,18 @@ static int fill(struct cell *c, struct capture *k, bool last, struct notes *note
     return cell_ready(c, e);
 }
 
-struct cell *capture_make_cell(struct capture *k, const char *id, bool last, struct notes *notes, struct err *e) {
+struct cell *capture_make_cell(struct capture *k, const char *id, bool last, const struct capture_next *next, struct notes *notes, struct err *e) {
     const struct cell_files files = {.layer = k->kept[0] ? k->kept : k->layer, .take = last && !k->kept[0]};
     fault_point("keeper.make.before");
-    struct cell *c = cell_make(id, k->template_id, &k->limits, files, e);
+    struct cell *c = take_ahead(k, id, last);
+    if (!c) c = cell_make(id, k->template_id, &k->limits, files, e);
+    if (!last) start_ahead(k, next); /* beside the ferry of this one */
     if (c && fill(c, k, last, notes, e)) {
+        if (cgroup_oom_kills(c->name)) no_room(e);
         cell_destroy(c);
         c = NULL;
     }
+    (void)snapshot_end(&k->ahead.thread, &(struct err){0});
     if (last) capture_drop(k);
     fault_point("keeper.make.after");
     return c;
@@ -176,6 +239,7 @@ struct cell *capture_make_cell(struct capture *k, const char *id, bool last, str
 void capture_drop(struct capture *k) {
     struct err e;
     if (k->held) thaw(k);
+    if (k->ahead.cell) cell_destroy(k->ahead.cell);
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         if (k->slot[i].sentinel) kill(k->slot[i].sentinel, SIGKILL); /* reaped like any child; belongs to nobody then */
         image_free(&k->slot[i].image);

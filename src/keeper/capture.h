@@ -4,6 +4,7 @@
 #pragma once
 #include "keeper/cell.h"
 #include "keeper/image.h"
+#include "keeper/snapshot.h"
 
 #define CAPTURES_MAX 16
 
@@ -23,16 +24,26 @@ struct capture {
     struct keeper_limits limits;
     struct captured slot[KEEPER_SLOTS];
     struct notes notes;
+    struct { /* a child that puts itself together while memory is still being copied */
+        char id[KEEPER_ID];
+        bool last;
+        struct cell *cell; /* NULL: none */
+        struct snapshot thread;
+    } ahead;
     uint64_t frozen_us; /* how long the contexts stood still */
 };
 
+struct capture_next { /* the child that will be asked for next, when that is known already: the work of its cell overlaps with the copy of the memory */
+    const char *id;
+    bool last;
+};
 /* Stop the cell's contexts, copy them and the layer, let them go on; hold: leave them stopped until the capture is dropped. serial: what it is
- * called from now on. NULL with *e; the cell is unharmed. */
-struct capture *capture_cell(struct cell *, uint32_t serial, bool hold, struct err *);
+ * called from now on. next: NULL when nothing is known. NULL with *e; the cell is unharmed. */
+struct capture *capture_cell(struct cell *, uint32_t serial, bool hold, const struct capture_next *, struct err *);
 struct capture *capture_find(uint32_t serial);
 /* A new cell with everything of the capture in it. last: made of the capture's own memory and layer, without further copies; the capture is gone
  * then, also after a failure. NULL with *e, then nothing is left of the cell. notes gets what the copy lacks beside the capture's own. */
-struct cell *capture_make_cell(struct capture *, const char *id, bool last, struct notes *, struct err *);
+struct cell *capture_make_cell(struct capture *, const char *id, bool last, const struct capture_next *, struct notes *, struct err *);
 void capture_drop(struct capture *);
 void captures_drop(void);
 /* The layer is a kept one from now on, and called id. */

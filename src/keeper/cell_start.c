@@ -212,6 +212,7 @@ int cell_start_blank(const struct cell_seed *s, struct cell_blank *out, struct e
     cleanup_close int mine = sync_fds[0], theirs = sync_fds[1];
     pid_t guest = clone_guest(s, theirs, e);
     if (guest < 0) return -1;
+    child_ordinary(guest);
     if (!write_map(guest, "uid_map", s->uid_base, e) && !write_map(guest, "gid_map", s->uid_base, e) && !send_devices(mine, e)) {
         *out = (struct cell_blank){.guest = guest, .sync_fd = steal_fd(&mine)};
         return 0;

@@ -296,6 +296,10 @@ int cgroup_processes(const char *name, pid_t *out, int max) {
     return n;
 }
 
+uint64_t cgroup_dirty(const char *name) {
+    return on_v2[MEMORY] ? read_number(v2, name, "memory.stat", "file_dirty") : v1[MEMORY][0] ? read_number(v1[MEMORY], name, "memory.stat", "dirty") : 0;
+}
+
 int cgroup_stats(const char *name, struct keeper_stats *s, struct err *e) {
     (void)e;
     s->oom_kills = cgroup_oom_kills(name);

@@ -37,3 +37,5 @@ int cgroup_remove(const char *name);
 int cgroup_processes(const char *name, pid_t *out, int max);
 int cgroup_stats(const char *name, struct keeper_stats *, struct err *);
 uint64_t cgroup_oom_kills(const char *name);
+/* Bytes that the group wrote to files and the disk does not have yet. */
+uint64_t cgroup_dirty(const char *name);

@@ -402,11 +402,11 @@ int descriptors_note(struct image *im, pid_t leader, const int streams[2], struc
 }
 
 /* One that was met before, when it was the same open file: its contents are not taken twice. */
-static bool met_before(struct image *im, uint32_t i, pid_t leader) {
+static bool met_before(struct image *im, uint32_t i, pid_t leader, struct copy_budget *left) {
     struct state_file *h = &im->file[i].head;
     for (uint32_t k = 0; k < i; k++) {
         const struct state_file *o = &im->file[k].head;
-        if (o->kind != STATE_UNNAMED || o->inode != h->inode || same_file(leader, o->fd, h->fd)) continue;
+        if (o->kind != STATE_UNNAMED || o->inode != h->inode || left->compared-- <= 0 || same_file(leader, o->fd, h->fd)) continue;
         *h = (struct state_file){.fd = h->fd, .kind = STATE_DUP, .flags = h->flags, .other = o->fd};
         free(im->file[i].extra);
         im->file[i].extra = NULL;
@@ -415,21 +415,30 @@ static bool met_before(struct image *im, uint32_t i, pid_t leader) {
     return false;
 }
 
-int descriptors_copy(struct image *im, pid_t leader, pid_t copy, struct err *e) {
-    uint64_t left = SHARED_BYTES_MAX;
+/* The copy's own descriptor, in the keeper's table; -1: another process of the cell, which has the same table, has put something else there since. A terminal
+ * would become the keeper's own without O_NOCTTY. */
+static int open_unnamed(const struct image_file *f, pid_t copy) {
     char path[64];
+    struct stat st;
+    (void)snprintf(path, sizeof path, "/proc/%d/fd/%d", copy, f->head.fd);
+    if (stat(path, &st) || !S_ISREG(st.st_mode) || st.st_ino != f->head.inode || st.st_dev != f->device) return -1;
+    return open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+int descriptors_copy(struct image *im, pid_t leader, pid_t copy, struct copy_budget *left, struct err *e) {
     for (uint32_t i = 0; i < im->files; i++) {
         struct image_file *f = &im->file[i];
-        if (f->head.kind != STATE_UNNAMED || met_before(im, i, leader)) continue;
-        const uint64_t bytes = f->head.mapping_bytes, most = f->head.mapping_offset ? UNNAMED_DISK_MAX : left;
+        if (f->head.kind != STATE_UNNAMED || met_before(im, i, leader, left)) continue;
+        const uint64_t bytes = f->head.mapping_bytes, most = f->head.mapping_offset && UNNAMED_DISK_MAX < left->bytes ? UNNAMED_DISK_MAX : left->bytes;
+        const bool fits = bytes <= most && left->files > 0;
         f->head.mapping_offset = 0;
-        (void)snprintf(path, sizeof path, "/proc/%d/fd/%d", copy, f->head.fd);
-        cleanup_close int fd = bytes > most ? -1 : open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+        cleanup_close int fd = fits ? open_unnamed(f, copy) : -1;
         if (fd < 0) {
-            drop(im, f, KEEPER_NOTE_FILE, bytes > most ? "a deleted file that is too large" : "a deleted file");
+            drop(im, f, KEEPER_NOTE_FILE, bytes > most ? "a deleted file that is too large" : fits ? "a deleted file" : "one of too many deleted files");
             continue;
         }
-        left -= bytes < left ? bytes : left;
+        left->files--;
+        left->bytes -= bytes;
         if (bytes && shared_take(im, copy, fd, 0, bytes, 0, &f->head.mapping_offset, e)) return -1;
     }
     return 0;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "keeper/reopen.h"
+#include "keeper/shared.h"
 
 #define SETTABLE (O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME) /* what F_SETFL takes */
 #define CHUNK 4096u
@@ -116,7 +117,11 @@ static int open_unnamed(struct reopen *o, const struct image_file *f, struct err
         if (attempt == 1) reopen_open(o, from, f->extra, O_RDWR, 0);
         if (attempt == 2) reopen_make(o, from, SYS_memfd_create, (long)reopen_put(o, name, sizeof name), MFD_CLOEXEC, 0, 0);
         if (attempt != 1) (void)batch_add(&o->batch, SYS_ftruncate, from, (long)h->mapping_bytes, 0, 0, 0);
-        if (attempt != 1 && h->mapping_bytes) (void)batch_add(&o->batch, SYS_pwrite64, from, (long)h->mapping_offset, (long)h->mapping_bytes, 0, 0);
+        made = reopen_run(o, e);
+        if (!made && attempt != 1 && h->mapping_bytes) made = shared_fill(o, from, h->mapping_offset, h->mapping_bytes, false, e);
+        if (made > 0) made = undo(o, &from, 1, e);
+        if (made) continue;
+        reopen_start(o);
         batch_try(&o->batch, SYS_lseek, from, (long)h->offset, SEEK_SET, 0, 0);
         set_flags(o, from, h->flags);
         made = finish(o, f, from, e);

@@ -187,6 +187,13 @@ static rlim_t pending_signals(void) {
     return r.rlim_max / SHARES > 64 ? r.rlim_max / SHARES : 64;
 }
 
+void child_ordinary(pid_t pid) {
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/oom_score_adj", pid);
+    cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, "0", 1) != 1) log_debug("%s: %s", path, strerror(errno));
+}
+
 int child_rlimits(uint32_t open_files, struct err *e) {
     const struct {
         int what;

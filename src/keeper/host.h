@@ -60,6 +60,7 @@ int host_template_fd(const char *template_id, struct err *);
 
 /* For the children that become a cell's PID 1 or a zygote. */
 void child_signals(void); /* every disposition at its default, nothing blocked */
+void child_ordinary(pid_t); /* in the keeper: when memory is short it may be killed like anybody's program, whatever protects the keeper */
 int child_rlimits(uint32_t open_files, struct err *);
 int child_drop_bounding(uint64_t keep, struct err *);
 int child_filter(struct err *); /* no_new_privs and the system call filter */

@@ -37,10 +37,22 @@ static void read_text(pid_t tid, const char *file, char *text, size_t size) {
     text[n > 0 ? n : 0] = 0;
 }
 
-/* Name, its id as its own pid namespace sees it (the last number of NSpid), and for the leader the umask: one read for all. */
-static void read_status(struct image_thread *t, struct image *process) {
+static int filters_in(const char *status) {
+    const char *n = status_line(status, "Seccomp_filters:\t");
+    return *n ? atoi(n) : -1; /* Linux 5.9 */
+}
+
+static int filters_of(pid_t pid) {
+    char text[4096];
+    read_text(pid, "status", text, sizeof text);
+    return filters_in(text);
+}
+
+/* Name, its id as its own pid namespace sees it (the last number of NSpid), how many filters it has, and for the leader the umask: one read for all. */
+static void read_status(struct image_thread *t, struct image *process, int *filters) {
     char text[4096];
     read_text(t->host_tid, "status", text, sizeof text);
+    *filters = filters_in(text);
     for (const char *at = status_line(text, "NSpid:"); *at == '\t'; at += strspn(at, "0123456789")) t->tid = atoi(++at);
     if (process) process->umask = (unsigned)strtoul(status_line(text, "Umask:\t"), NULL, 8);
     const char *name = status_line(text, "Name:\t");
@@ -77,8 +89,28 @@ static void note_process(struct image *im, pid_t leader, const struct stub_told 
     im->timer_us = v[2] * 1000000 + v[3];
 }
 
-/* process: the image, when this is its leader. What the thread tells lies in memory that the cell can write: a wrong answer harms nobody else. */
-static int capture_thread(struct image_thread *t, pid_t tid, struct image *process, struct err *e) {
+/* A restartable sequence that was caught in the middle is aborted here and now, as the kernel would do it, and its mark is taken away. Where it stays,
+ * the kernel finds the thread in the injected code: outside, so that it takes the mark away itself and the sequence goes on as if nobody had
+ * interrupted it; or, when a hostile program names the injected code as its sequence, inside, and it runs the program's code instead. */
+static void leave_sequence(const struct image_thread *t, arch_regs *r) {
+    struct err ignored;
+    struct {
+        uint32_t version, flags;
+        uint64_t start, length, abort;
+    } sequence;
+    uint64_t at = 0;
+    const uint64_t mark = t->rseq.rseq_abi_pointer + 8; /* struct rseq: rseq_cs */
+    if (!t->rseq.rseq_abi_pointer || task_read(t->host_tid, mark, &at, sizeof at, &ignored) || !at) return;
+    if (task_read(t->host_tid, at, &sequence, sizeof sequence, &ignored)) return; /* the kernel ends a program that does this */
+    arch_abort_section(r, sequence.start, sequence.length, sequence.abort);
+    at = 0;
+    (void)task_write(t->host_tid, mark, &at, sizeof at, &ignored);
+}
+
+/* process: the image, when this is its leader. filters: how many it may have, -1: any. What the thread tells lies in memory that the cell can write: a
+ * wrong answer harms nobody else. */
+static int capture_thread(struct image_thread *t, pid_t tid, struct image *process, int filters, struct err *e) {
+    int has;
     t->host_tid = tid;
     if (task_get_regs(tid, &t->regs, e)) return -1;
     struct iovec iov = {t->xstate, sizeof t->xstate};
@@ -88,7 +120,10 @@ static int capture_thread(struct image_thread *t, pid_t tid, struct image *proce
     if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid, sizeof t->rseq, &t->rseq) != sizeof t->rseq)
         return err_sys(e, errno, "rseq of task %d", tid);
     if (syscall(SYS_get_robust_list, tid, &t->robust_list, &t->robust_len)) return err_sys(e, errno, "robust list of task %d", tid);
-    read_status(t, process);
+    read_status(t, process, &has);
+    /* it would stop the injected calls, and a copy would not have it */
+    if (filters >= 0 && has != filters) return err_set(e, ERR_UNSUPPORTED, "the context has forbidden itself system calls (seccomp) and cannot be copied");
+    leave_sequence(t, &t->regs);
     /* no signal may interrupt the injected calls */
     if (ptrace(PTRACE_SETSIGMASK, tid, sizeof all_signals, &all_signals)) return err_sys(e, errno, "block signals of task %d", tid);
     struct stub_told told;
@@ -108,7 +143,7 @@ int image_capture(struct image *out, pid_t leader, struct err *e) {
     *out = (struct image){.zygote = true, .threads = 1, .cwd = "/"};
     out->thread = calloc(1, sizeof *out->thread);
     if (!out->thread) return err_sys(e, ENOMEM, "image of task %d", leader);
-    if (capture_thread(&out->thread[0], leader, out, e)) {
+    if (capture_thread(&out->thread[0], leader, out, -1, e)) {
         image_free(out);
         return -1;
     }
@@ -133,7 +168,31 @@ static bool known(const struct image *im, pid_t tid) {
     return false;
 }
 
-/* Seize and interrupt what one look at the task directory finds new. */
+static int not_seized(pid_t tid, struct err *e) {
+    const int why = errno;
+    char text[4096];
+    read_text(tid, "status", text, sizeof text);
+    if (why == EPERM && atoi(status_line(text, "TracerPid:\t")) == getpid())
+        return err_set(e, ERR_CONFLICT, "a thread of the context has not stopped since an earlier attempt to copy it (it waits in vfork, perhaps)");
+    if (why == EPERM) return err_set(e, ERR_CONFLICT, "the main thread of the context has ended: it cannot be copied");
+    return err_sys(e, why, "seize thread %d", tid);
+}
+
+/* Room for one more; it doubles. Sixty-four at once would be 800 KB of zeros for the one thread that most contexts have. */
+static struct image_thread *add_thread(struct image *im) {
+    const int n = im->threads;
+    if (n < 2 ? n == 0 : (n & (n - 1)) == 0) {
+        struct image_thread *more = realloc(im->thread, (n < 2 ? 2 : 2 * (size_t)n) * sizeof *more);
+        if (!more) return NULL;
+        im->thread = more;
+    }
+    struct image_thread *t = &im->thread[im->threads++];
+    memset(t, 0, sizeof *t);
+    return t;
+}
+
+/* Seize and interrupt what one look at the task directory finds new. Never with PTRACE_O_SUSPEND_SECCOMP: from the seizure to the stop the thread runs on,
+ * and so it would without the filter. The calls injected here are ones that the filter allows. */
 static int seize_new(struct image *im, pid_t leader, struct err *e) {
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/%d/task", leader);
@@ -143,11 +202,15 @@ static int seize_new(struct image *im, pid_t leader, struct err *e) {
         pid_t tid = atoi(t->d_name);
         if (tid <= 0 || known(im, tid)) continue;
         if (im->threads == IMAGE_THREADS_MAX) return err_set(e, ERR_LIMIT, "the context has more than %d threads", IMAGE_THREADS_MAX);
-        if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_SUSPEND_SECCOMP)) {
+        if (ptrace(PTRACE_SEIZE, tid, 0, 0)) {
             if (errno == ESRCH) continue; /* it has just ended */
-            return err_sys(e, errno, "seize thread %d (a context whose main thread has ended cannot be copied)", tid);
+            return not_seized(tid, e);
         }
-        struct image_thread *thread = &im->thread[im->threads++];
+        struct image_thread *thread = add_thread(im);
+        if (!thread) {
+            (void)ptrace(PTRACE_INTERRUPT, tid, 0, 0); /* let go when it stops (server.c) */
+            return err_sys(e, ENOMEM, "image of task %d", leader);
+        }
         thread->host_tid = tid;
         inject_here(tid, &thread->affinity);
         (void)ptrace(PTRACE_INTERRUPT, tid, 0, 0);
@@ -174,10 +237,10 @@ static void leader_first(struct image *im, pid_t leader) {
         }
 }
 
-int image_freeze(struct image *out, pid_t leader, struct err *e) {
+int image_freeze(struct image *out, pid_t leader, pid_t sentinel, struct err *e) {
     char path[64];
-    *out = (struct image){.frozen = true};
-    if (!(out->thread = calloc(IMAGE_THREADS_MAX, sizeof *out->thread))) return err_sys(e, ENOMEM, "image of task %d", leader);
+    const int filters = filters_of(sentinel);
+    *out = (struct image){.frozen = true}; /* thread: seize_new() */
     if (stop_all(out, leader, e)) return -1;
     leader_first(out, leader);
     (void)snprintf(path, sizeof path, "/proc/%d/cwd", leader);
@@ -185,17 +248,17 @@ int image_freeze(struct image *out, pid_t leader, struct err *e) {
     out->cwd[n > 0 && out->cwd[0] == '/' ? n : 0] = 0;
     for (int i = 0; i < out->threads; i++) {
         pid_t tid = out->thread[i].host_tid;
-        if (capture_thread(&out->thread[i], tid, i ? NULL : out, e)) return -1;
+        if (capture_thread(&out->thread[i], tid, i ? NULL : out, filters, e)) return -1;
         if (out->thread[i].tid < 1) return err_set(e, ERR_INTERNAL, "thread %d has no id of its own", tid);
     }
     return 0;
 }
 
 void image_thaw(struct image *im) {
-    /* one that did not stop in time cannot be let go now; the server does it when it stops */
+    /* one that does not stand (it did not stop in time, or ran away from an injected call) cannot be let go now; the server does it when it stops */
     for (int i = 0; im->frozen && i < im->threads; i++) {
         if (im->thread[i].host_tid) inject_back(im->thread[i].host_tid, &im->thread[i].affinity);
-        (void)ptrace(PTRACE_DETACH, im->thread[i].host_tid, 0, 0);
+        if (ptrace(PTRACE_DETACH, im->thread[i].host_tid, 0, 0)) (void)ptrace(PTRACE_INTERRUPT, im->thread[i].host_tid, 0, 0);
     }
     im->frozen = false;
 }
@@ -243,7 +306,7 @@ int image_apply_kernel(const struct image *im, int i, pid_t to, struct err *e) {
     struct batch b = {.n = 0};
     const long base = (long)STUB_SCRATCH;
     batch_add(&b, SYS_sigaltstack, base + (long)offsetof(__typeof__(arg), stack), 0, 0, 0, 0);
-    if (t->rseq.rseq_abi_pointer)
+    if (t->rseq.rseq_abi_pointer && im->zygote) /* the template's memory; what a cell wrote is believed last (register_rseq) */
         batch_add(&b, SYS_rseq, (long)t->rseq.rseq_abi_pointer, t->rseq.rseq_abi_size, t->rseq.flags, t->rseq.signature, 0);
     if (t->robust_list) batch_add(&b, SYS_set_robust_list, (long)t->robust_list, (long)t->robust_len, 0, 0, 0);
     batch_add(&b, SYS_prctl, PR_SET_NAME, base + (long)offsetof(__typeof__(arg), name), 0, 0, 0);
@@ -334,20 +397,14 @@ int image_apply_process(const struct image *im, pid_t leader, struct err *e) {
     return inject_batch(leader, &im->thread[0].regs, &b, NULL, e);
 }
 
-/* A restartable sequence that was caught in the middle would not be aborted under a fresh registration: do it here. */
-static int leave_critical_section(const struct image_thread *t, pid_t to, arch_regs *r, struct err *e) {
-    uint64_t at = 0;
-    struct {
-        uint32_t version, flags;
-        uint64_t start, length, abort;
-    } section;
+/* The very last call: from here on the area steers the thread (leave_sequence), so before it all memory must be the copy's own, and no mark may stand. */
+static int register_rseq(const struct image_thread *t, pid_t to, struct err *e) {
+    const uint64_t none = 0;
+    const long arg[6] = {(long)t->rseq.rseq_abi_pointer, t->rseq.rseq_abi_size, t->rseq.flags, t->rseq.signature};
+    long result;
     if (!t->rseq.rseq_abi_pointer) return 0;
-    if (task_read(to, t->rseq.rseq_abi_pointer + 8 /* struct rseq: rseq_cs */, &at, sizeof at, e)) return -1;
-    if (!at) return 0;
-    if (task_read(to, at, &section, sizeof section, e)) return -1;
-    arch_abort_section(r, section.start, section.length, section.abort);
-    at = 0;
-    return task_write(to, t->rseq.rseq_abi_pointer + 8, &at, sizeof at, e);
+    if (task_write(to, t->rseq.rseq_abi_pointer + 8, &none, sizeof none, e) || inject_single(to, &t->regs, SYS_rseq, arg, &result, NULL, e)) return -1;
+    return result < 0 ? err_sys(e, (int)-result, "rseq of task %d", to) : 0;
 }
 
 int image_apply_registers(const struct image *im, int i, pid_t to, struct err *e) {
@@ -357,7 +414,7 @@ int image_apply_registers(const struct image *im, int i, pid_t to, struct err *e
         arch_return(&r, -EINTR); /* the fork point is pause(2): in the copy it returns */
     else
         arch_fix_restart(&r);
-    if (!im->zygote && leave_critical_section(t, to, &r, e)) return -1;
+    if (!im->zygote && register_rseq(t, to, e)) return -1;
     struct iovec iov = {(void *)(uintptr_t)t->xstate, t->xstate_len};
     if (ptrace(PTRACE_SETREGSET, to, NT_X86_XSTATE, &iov)) return err_sys(e, errno, "set vector state of task %d", to);
     if (task_set_regs(to, &r, e)) return -1;

@@ -56,8 +56,9 @@ struct image {
 /* Capture a stopped zygote (one thread) into out. Its stub must be mapped. */
 int image_capture(struct image *out, pid_t leader, struct err *);
 /* Stop every thread of a running context and capture it. The caller lets it go with image_thaw(), also after a failure. Refused: a
- * context whose leader has ended, one with more than IMAGE_THREADS_MAX threads, one with a thread that does not stop in time. */
-int image_freeze(struct image *out, pid_t leader, struct err *);
+ * context whose leader has ended, one with more than IMAGE_THREADS_MAX threads, one with a thread that does not stop in time, one with a seccomp
+ * filter of its own (more than its sentinel has). Its threads keep their filter while they stand: the injected calls are among those it allows. */
+int image_freeze(struct image *out, pid_t leader, pid_t sentinel, struct err *);
 void image_thaw(struct image *);
 void image_free(struct image *);
 /* A new last entry of im->file, all zero; NULL when there are STATE_FILES_MAX. It moves the others. */

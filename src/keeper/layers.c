@@ -238,10 +238,9 @@ int layer_rename(const char *from, const char *to, struct err *e) {
     return renameat2(root_fd, from, root_fd, to, RENAME_NOREPLACE) ? err_sys(e, errno, "rename layer %s", from) : 0;
 }
 
-int layer_flush(const char *id, struct err *e) {
-    cleanup_close int fd = layer_fd(id, e);
-    if (fd < 0) return -1;
-    return subvolumes && ioctl(fd, BTRFS_IOC_START_SYNC, NULL) ? err_sys(e, errno, "flush layer %s", id) : 0;
+int layer_flush(const char *from, const char *id, struct err *e) {
+    if (!subvolumes) return 0;
+    return layer_snapshot(from, id, e) || layer_remove(id, e) ? -1 : 0;
 }
 
 int layer_limit(const char *id, uint64_t disk_bytes, struct err *e) {

@@ -29,8 +29,9 @@ int layer_make(const char *id, uint64_t disk_bytes, struct err *);
 int layer_snapshot(const char *from, const char *id, struct err *);
 /* Another name, at once: also for a layer that is in use. ERR_EXISTS when the new one is taken. */
 int layer_rename(const char *from, const char *to, struct err *);
-/* Write what the layer has in memory only, so that a snapshot is quick. */
-int layer_flush(const char *id, struct err *);
+/* Write what the layer has in memory only, so that a snapshot is quick: by a snapshot `id` that is thrown away, since nothing else writes one
+ * subvolume and waits for it. */
+int layer_flush(const char *from, const char *id, struct err *);
 /* Open the layer's directory; the caller owns the descriptor. */
 int layer_fd(const char *id, struct err *);
 int layer_limit(const char *id, uint64_t disk_bytes, struct err *);

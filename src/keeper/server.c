@@ -63,9 +63,21 @@ static struct keeper_reply event(uint32_t op, const struct cell *c) {
     return r;
 }
 
+/* A refusal that no failed call is behind, as the number that the daemon's side takes for the same word (driver/process/keeper_client.c). */
+static int errno_of(const struct err *e) {
+    static const struct {
+        const char *code;
+        int number;
+    } words[] = {{ERR_INVALID, EINVAL}, {ERR_CONFLICT, EBUSY}, {ERR_LIMIT, EUSERS}, {ERR_UNSUPPORTED, EOPNOTSUPP}, {ERR_EXISTS, EEXIST}, {ERR_IMAGE, EBADMSG}, {ERR_TOO_LARGE, EFBIG}};
+    if (e->sys_errno) return e->sys_errno;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strcmp(e->code, words[i].code)) return words[i].number;
+    return EIO;
+}
+
 static void answer(struct keeper_reply *r, int rc, const struct err *e, const int *fds, size_t n) {
     if (rc) {
-        r->error = e->sys_errno ? e->sys_errno : EIO;
+        r->error = errno_of(e);
         memset(&r->text, 0, sizeof r->text);
         (void)snprintf(r->text, sizeof r->text, "%.*s", (int)sizeof r->text - 1, e->text);
     }
@@ -191,11 +203,22 @@ static struct capture *captured(const struct keeper_request *q, struct err *e) {
     return k;
 }
 
+/* The daemon asks for a copy and its children in one go: look whether the next request is already there. */
+static bool next_child(uint32_t capture, struct keeper_request *q, struct capture_next *next) {
+    if (recv(client, q, sizeof *q, MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC) != (ssize_t)sizeof *q) return false;
+    if (q->magic != KEEPER_MAGIC || q->op != KEEPER_CAPTURE_MAKE || q->capture != capture) return false;
+    q->id[sizeof q->id - 1] = 0;
+    *next = (struct capture_next){q->id, q->flags & KEEPER_LAST};
+    return true;
+}
+
 static void do_capture(const struct keeper_request *q) {
     struct keeper_reply r = reply_to(q);
     struct err e;
     struct cell *c = wanted(q, &e);
-    struct capture *k = c ? capture_cell(c, q->capture, q->flags & KEEPER_HOLD, &e) : NULL;
+    struct keeper_request coming;
+    struct capture_next next;
+    struct capture *k = c ? capture_cell(c, q->capture, q->flags & KEEPER_HOLD, next_child(q->capture, &coming, &next) ? &next : NULL, &e) : NULL;
     int fds[1];
     for (uint32_t i = 0; k && i < KEEPER_SLOTS; i++) r.slots |= k->slot[i].sentinel ? 1u << i : 0;
     r.frozen_us = k ? (uint32_t)k->frozen_us : 0;
@@ -208,7 +231,9 @@ static void do_capture_make(const struct keeper_request *q) {
     int fds[KEEPER_FDS_MAX + 1];
     struct notes notes = {0};
     struct capture *k = captured(q, &e);
-    struct cell *c = k ? capture_make_cell(k, q->id, q->flags & KEEPER_LAST, &notes, &e) : NULL;
+    struct keeper_request coming;
+    struct capture_next next;
+    struct cell *c = k ? capture_make_cell(k, q->id, q->flags & KEEPER_LAST, next_child(q->capture, &coming, &next) ? &next : NULL, &notes, &e) : NULL;
     if (!c) {
         notes_free(&notes);
         answer(&r, -1, &e, NULL, 0);

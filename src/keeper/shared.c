@@ -95,14 +95,14 @@ static int note_file(struct image *im, const struct piece *p, const struct stat 
     return 0;
 }
 
-static int take_memory(struct image *im, const struct piece *p, pid_t copy, const char *at, const struct stat *st, uint64_t *left, struct err *e) {
+static int take_memory(struct image *im, const struct piece *p, pid_t copy, const char *at, const struct stat *st, struct copy_budget *left, struct err *e) {
     const struct image_file *open_too = unnamed_of(im, st);
     struct image_file *f;
     uint64_t address;
-    cleanup_close int fd = open_too ? -1 : open(at, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    cleanup_close int fd = open_too ? -1 : open(at, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (!open_too && fd < 0) return err_sys(e, errno, "open memory that the context shares");
-    if (fd >= 0 && (uint64_t)st->st_blocks * 512 > *left) return err_set(e, ERR_LIMIT, "the context shares more than %lu MiB of memory and cannot be copied", SHARED_BYTES_MAX >> 20);
-    if (fd >= 0) *left -= (uint64_t)st->st_blocks * 512;
+    if (fd >= 0 && (uint64_t)st->st_blocks * 512 > left->bytes) return err_set(e, ERR_LIMIT, "the sandbox shares more than %lu MiB of memory and cannot be copied", SHARED_BYTES_MAX >> 20);
+    if (fd >= 0) left->bytes -= (uint64_t)st->st_blocks * 512;
     if (shared_take(im, copy, fd, p->offset, p->bytes, p->start, &address, e)) return -1;
     int other = open_too ? open_too->head.fd : -1; /* before the table moves */
     if (!(f = image_add_file(im))) return err_set(e, ERR_LIMIT, "the context has too many files and mappings to be copied");
@@ -111,12 +111,14 @@ static int take_memory(struct image *im, const struct piece *p, pid_t copy, cons
     return 0;
 }
 
-/* A mapping of the template's own file that the zygote made (the C library maps its tables so): nobody can write it, in any cell. */
-static bool from_template(const struct statx *st, const struct statx *root, uint32_t prot) {
-    return st->stx_mnt_id != root->stx_mnt_id && !(prot & PROT_WRITE);
+/* A mapping of the template's own file that the zygote made (the C library maps its tables so): nobody can write it, in any cell. What was opened for
+ * writing may be read-only now and made writable later: the kernel shows that in the mode of the link. */
+static bool from_template(const char *at, const struct statx *st, const struct statx *root, uint32_t prot) {
+    struct stat link;
+    return st->stx_mnt_id != root->stx_mnt_id && !(prot & PROT_WRITE) && !lstat(at, &link) && !(link.st_mode & S_IWUSR);
 }
 
-static int take_piece(struct image *im, const struct piece *p, pid_t copy, const struct statx *root, uint64_t *left, struct err *e) {
+static int take_piece(struct image *im, const struct piece *p, pid_t copy, const struct statx *root, struct copy_budget *left, struct err *e) {
     char at[96], path[STATE_PATH_MAX];
     struct stat st;
     struct statx sx;
@@ -125,7 +127,9 @@ static int take_piece(struct image *im, const struct piece *p, pid_t copy, const
     if (stat(at, &st) || statfs(at, &fs) || statx(AT_FDCWD, at, 0, STATX_MNT_ID, &sx)) return err_sys(e, errno, "memory that the context shares");
     if (!S_ISREG(st.st_mode)) return err_set(e, ERR_UNSUPPORTED, "the context has a device in its memory and cannot be copied");
     const bool disk = fs.f_type != TMPFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC;
-    if (disk && from_template(&sx, root, p->prot)) return 0;
+    if (disk && from_template(at, &sx, root, p->prot)) return 0;
+    if (disk && sx.stx_mnt_id != root->stx_mnt_id) /* memfd_secret(2), say: nobody else can read it */
+        return err_set(e, ERR_UNSUPPORTED, "the context shares memory that nobody but itself can read, and cannot be copied");
     ssize_t n = readlink(at, path, sizeof path - 1);
     path[n > 0 ? n : 0] = 0;
     if (disk && st.st_nlink && n > 0 && n < (ssize_t)sizeof path - 1) return note_file(im, p, &st, path, e);
@@ -133,12 +137,11 @@ static int take_piece(struct image *im, const struct piece *p, pid_t copy, const
     return take_memory(im, p, copy, at, &st, left, e);
 }
 
-int shared_copy(struct image *im, pid_t leader, pid_t copy, struct err *e) {
+int shared_copy(struct image *im, pid_t leader, pid_t copy, struct copy_budget *left, struct err *e) {
     struct statx root;
     char path[64];
     struct piece p;
-    uint64_t left = SHARED_BYTES_MAX;
-    int more, pieces = 0;
+    int more;
     (void)snprintf(path, sizeof path, "/proc/%d/maps", copy);
     cleanup_close int maps = open(path, O_RDONLY | O_CLOEXEC);
     if (maps < 0) return err_sys(e, errno, "open %s", path);
@@ -146,8 +149,8 @@ int shared_copy(struct image *im, pid_t leader, pid_t copy, struct err *e) {
     if (statx(AT_FDCWD, path, 0, STATX_MNT_ID, &root)) return err_sys(e, errno, "root of a context");
     for (uint64_t from = 0; (more = next_piece(maps, from, &p, e)) == 1; from = p.start + p.bytes) {
         if (p.start == STUB_CODE) continue;
-        if (pieces++ == SHARED_PIECES_MAX) return err_set(e, ERR_LIMIT, "the context shares more than %d pieces of memory and cannot be copied", SHARED_PIECES_MAX);
-        if (take_piece(im, &p, copy, &root, &left, e)) return -1;
+        if (left->pieces-- <= 0) return err_set(e, ERR_LIMIT, "the sandbox shares more than %d pieces of memory and cannot be copied", SHARED_PIECES_MAX);
+        if (take_piece(im, &p, copy, &root, left, e)) return -1;
     }
     return more;
 }
@@ -160,22 +163,28 @@ struct run {
     uint64_t at, bytes;
 };
 
+/* PAGEMAP_SCAN, since Linux 6.7; linux/fs.h may be older. Unlike the page map itself it steps over what has no page table at all: a cell can share
+ * terabytes that it never touched. */
+struct scan_region {
+    uint64_t start, end, categories;
+};
+struct scan {
+    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define PAGEMAP_SCAN _IOWR('f', 16, struct scan)
+#define SCAN_PRESENT (1u << 3)
+#define SCAN_SWAPPED (1u << 4)
+
 /* The next run of pages that are there, within [from, end); bytes 0: none. */
-static struct run next_run(int pagemap, uint64_t from, uint64_t end) {
-    uint64_t entry[512];
-    struct run r = {0};
-    while (from < end) {
-        size_t want = (end - from) / PAGE < 512 ? (size_t)((end - from) / PAGE) : 512;
-        ssize_t n = pread(pagemap, entry, want * sizeof entry[0], (off_t)(from / PAGE * sizeof entry[0]));
-        if (n < (ssize_t)sizeof entry[0]) return (struct run){from, end - from < STEP_BYTES ? end - from : STEP_BYTES}; /* cannot be told: all of it */
-        for (size_t i = 0; i < (size_t)n / sizeof entry[0]; i++, from += PAGE) {
-            bool there = entry[i] >> 62; /* present or swapped */
-            if (there && !r.bytes) r.at = from;
-            if (there) r.bytes += PAGE;
-            if (r.bytes && (!there || r.bytes == STEP_BYTES)) return r;
-        }
-    }
-    return r;
+static int next_run(int pagemap, uint64_t from, uint64_t end, struct run *r, struct err *e) {
+    struct scan_region found;
+    struct scan q = {.size = sizeof q, .start = from, .end = end, .vec = (uintptr_t)&found, .vec_len = 1, .max_pages = STEP_BYTES / PAGE,
+                     .category_anyof_mask = SCAN_PRESENT | SCAN_SWAPPED, .return_mask = SCAN_PRESENT};
+    *r = (struct run){0};
+    int n = from < end ? ioctl(pagemap, PAGEMAP_SCAN, &q) : 0;
+    if (n < 0) return err_sys(e, errno, "pages of a copy");
+    if (n) *r = (struct run){found.start, found.end - found.start};
+    return 0;
 }
 
 static void add_map(struct reopen *o, const struct state_file *h, int fd, uint64_t offset) {
@@ -183,29 +192,39 @@ static void add_map(struct reopen *o, const struct state_file *h, int fd, uint64
     o->batch.call[call].arg[5] = offset;
 }
 
-/* What is private becomes a memory file's, mapped at the same place. */
-static int share_again(struct reopen *o, const struct state_file *h, struct err *e) {
+int shared_fill(struct reopen *o, int fd, uint64_t at, uint64_t bytes, bool drop, struct err *e) {
     char path[64];
-    const char name[8] = "shared";
-    const uint64_t end = h->offset + h->mapping_bytes;
     (void)snprintf(path, sizeof path, "/proc/%d/pagemap", o->task);
     cleanup_close int pagemap = open(path, O_RDONLY | O_CLOEXEC);
     if (pagemap < 0) return err_sys(e, errno, "open %s", path);
+    reopen_start(o);
+    for (struct run r = {at, 0};;) {
+        if (next_run(pagemap, r.at + r.bytes, at + bytes, &r, e)) return -1;
+        if (!r.bytes) return reopen_run(o, e);
+        /* the last page may reach beyond the end of the file */
+        (void)batch_add(&o->batch, SYS_pwrite64, fd, (long)r.at, (long)(r.bytes < at + bytes - r.at ? r.bytes : at + bytes - r.at), (long)(r.at - at), 0);
+        if (drop) batch_try(&o->batch, SYS_madvise, (long)r.at, (long)r.bytes, MADV_DONTNEED, 0, 0);
+        if (o->batch.n + 2 < STUB_CALLS_MAX) continue;
+        int failed = reopen_run(o, e);
+        if (failed) return failed;
+        reopen_start(o);
+    }
+}
+
+/* What is private becomes a memory file's, mapped at the same place. */
+static int share_again(struct reopen *o, const struct state_file *h, struct err *e) {
+    const char name[8] = "shared";
     const int fd = reopen_lowest(o, 0);
     reopen_start(o);
     reopen_make(o, fd, SYS_memfd_create, (long)reopen_put(o, name, sizeof name), MFD_CLOEXEC, 0, 0);
     (void)batch_add(&o->batch, SYS_ftruncate, fd, (long)h->mapping_bytes, 0, 0, 0);
-    for (struct run r = {h->offset, 0}; (r = next_run(pagemap, r.at + r.bytes, end)).bytes;) {
-        (void)batch_add(&o->batch, SYS_pwrite64, fd, (long)r.at, (long)r.bytes, (long)(r.at - h->offset), 0);
-        batch_try(&o->batch, SYS_madvise, (long)r.at, (long)r.bytes, MADV_DONTNEED, 0, 0);
-        if (o->batch.n + 4 < STUB_CALLS_MAX) continue;
-        int failed = reopen_run(o, e);
-        if (failed) return failed < 0 ? -1 : err_set(e, ERR_INTERNAL, "memory of a copy could not be filled");
-        reopen_start(o);
-    }
+    int failed = reopen_run(o, e);
+    if (!failed) failed = shared_fill(o, fd, h->offset, h->mapping_bytes, true, e);
+    if (failed) return failed < 0 ? -1 : err_set(e, ERR_INTERNAL, "memory of a copy could not be filled");
+    reopen_start(o);
     add_map(o, h, fd, 0);
     (void)batch_add(&o->batch, SYS_close, fd, 0, 0, 0, 0);
-    int failed = reopen_run(o, e);
+    failed = reopen_run(o, e);
     return failed > 0 ? err_set(e, ERR_INTERNAL, "memory of a copy could not be shared again") : failed;
 }
 
@@ -240,7 +259,7 @@ static int map_instead(struct reopen *o, const struct image_file *f, struct err 
     uint64_t address;
     const struct state_file *h = &f->head;
     (void)snprintf(at, sizeof at, "/proc/%d/map_files/%lx-%lx", o->task, (unsigned long)h->offset, (unsigned long)(h->offset + h->mapping_bytes));
-    cleanup_close int fd = o->im->stated ? -1 : open(at, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    cleanup_close int fd = o->im->stated ? -1 : open(at, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     notes_add(o->notes, KEEPER_NOTE_MAPPING, -1, 0, f->extra);
     return shared_take(o->im, o->task, fd, h->mapping_offset, h->mapping_bytes, h->offset, &address, e);
 }

@@ -8,7 +8,8 @@
 static void *run(void *arg) {
     struct snapshot *s = arg;
     while (sem_wait(&s->go)) continue;
-    if (s->wanted) s->rc = layer_snapshot(s->from, s->to, &s->err);
+    if (s->wanted && s->from) s->rc = layer_snapshot(s->from, s->to, &s->err);
+    if (s->wanted && !s->rc && s->then) s->then(s->arg);
     return NULL;
 }
 

@@ -12,11 +12,13 @@ struct snapshot {
     pthread_t thread;
     sem_t go;
     bool wanted, made;
+    void (*then)(void *); /* called by the thread after the snapshot is taken; NULL: nothing */
+    void *arg;
     int rc;
     struct err err;
 };
 
-/* A thread that waits for snapshot_go(). */
+/* A thread that waits for snapshot_go(). from NULL: without a snapshot, for `then` alone. */
 int snapshot_prepare(struct snapshot *, const char *from, const char *to, struct err *);
 void snapshot_go(struct snapshot *);
 /* Wait for it; without snapshot_go() nothing was done. 0, or -1 with *e. Also called when snapshot_prepare() was not, on a zeroed struct. */

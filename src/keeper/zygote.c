@@ -142,6 +142,7 @@ struct zygote *zygote_start(const char *template_id, int language, uint64_t tag,
         close(ends[0]);
         return NULL;
     }
+    child_ordinary(pid);
     *z = (struct zygote){.language = language, .pid = pid, .ready_fd = ends[0], .tag = tag, .started_us = monotonic_us()};
     (void)snprintf(z->template_id, sizeof z->template_id, "%s", template_id);
     while (!z->number) random_fill(&z->number, sizeof z->number);

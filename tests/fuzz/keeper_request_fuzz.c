@@ -121,7 +121,8 @@ int ferry(pid_t sentinel, pid_t spare, const struct image *im, const struct ferr
 int layer_snapshot(const char *from, const char *id, struct err *e) { return (void)e, name_is_an_id(from), name_is_an_id(id), 0; }
 int layer_flush(const char *id, struct err *e) { return (void)e, name_is_an_id(id), 0; }
 void inject_deadline(unsigned ms) { (void)ms; }
-int image_freeze(struct image *im, pid_t leader, struct err *e) {
+int image_freeze(struct image *im, pid_t leader, pid_t sentinel, struct err *e) {
+    (void)sentinel;
     must(leader >= 1 << 23);
     *im = (struct image){.thread = calloc(1, sizeof *im->thread), .threads = 1, .frozen = true};
     return im->thread ? 0 : err_set(e, ERR_INTERNAL, "memory");

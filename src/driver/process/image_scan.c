@@ -12,6 +12,7 @@
 
 #define LOOK_PAGES 4096 /* page map entries looked at in one go */
 #define REGIONS 2048    /* of one PAGEMAP_SCAN */
+#define WHOLE_MAX (1ull << 30)
 #define FEW 4           /* pages read needlessly rather than by another call */
 
 /* A page map entry (Documentation/admin-guide/mm/pagemap.rst). */
@@ -256,9 +257,19 @@ static int take_range(struct scan *s, const struct area *a, uint64_t address, ui
     return 0;
 }
 
+/* Areas that are taken whole, whether they were touched or not: a file of terabytes with nothing in it would keep a thread for days. */
+static bool is_whole(const struct area *a) { return a->kind == AREA_DELETED || a->kind == AREA_SHARED; }
+
+static int check_whole(const struct memory_map *m, struct err *e) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < m->areas; i++)
+        if (is_whole(&m->area[i])) bytes += m->area[i].end - m->area[i].start;
+    return bytes > WHOLE_MAX ? err_set(e, ERR_LIMIT, "a context has deleted files of more than %llu MiB in its memory: they do not fit an image", WHOLE_MAX >> 20) : 0;
+}
+
 static int take_areas(struct scan *s, const struct memory_map *m, struct err *e) {
     size_t k = 0;
-    if (find_pages(s, m, e)) return -1;
+    if ((s->sink && check_whole(m, e)) || find_pages(s, m, e)) return -1;
     for (uint32_t i = 0; i < m->areas; i++) {
         const struct area *a = &m->area[i];
         int rc = 0;
@@ -268,7 +279,7 @@ static int take_areas(struct scan *s, const struct memory_map *m, struct err *e)
             const uint64_t start = s->region[r].start > a->start ? s->region[r].start : a->start, end = s->region[r].end < a->end ? s->region[r].end : a->end;
             rc = take_range(s, a, start, end, e);
         }
-        if (s->sink && (a->kind == AREA_DELETED || a->kind == AREA_SHARED)) rc = read_pages(s, a, a->start, a->end, e); /* whole: only here it exists */
+        if (s->sink && is_whole(a)) rc = read_pages(s, a, a->start, a->end, e); /* whole: only here it exists */
         if (rc) return -1;
     }
     return 0;

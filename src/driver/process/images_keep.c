@@ -1,9 +1,28 @@
 /* images_keep.c: forget what a crash left of images. The keeper tells what layers it keeps; those that nobody knows are dropped. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "driver/process/internal.h"
+
+static void nothing(void *arg, struct err *e) { (void)arg, (void)e; }
+
+static void drop_answer(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
+    struct process_done *s = arg;
+    (void)r, (void)fds, (void)n;
+    s->done(s->arg, e && e->sys_errno != ENOENT && strcmp(e->code, ERR_NOT_FOUND) ? e : NULL);
+    free(s);
+}
+
+void process_image_drop(struct driver *base, const char *image_id, driver_done done, void *arg) {
+    struct process_done *s = calloc(1, sizeof *s);
+    struct keeper_request q = {.op = KEEPER_LAYER_DROP};
+    if (!s) abort();
+    *s = (struct process_done){done ? done : nothing, arg};
+    (void)snprintf(q.id, sizeof q.id, "%s", image_id);
+    keeper_call(((struct process_driver *)base)->keeper, &q, drop_answer, s);
+}
 
 struct keeping {
     struct process_driver *driver;

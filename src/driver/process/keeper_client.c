@@ -163,6 +163,18 @@ static struct call *take(struct keeper_client *k, uint64_t tag) {
     return NULL;
 }
 
+static const char *code_of(int error) {
+    switch (error) { /* keeper/server.c: refusals that no failed call is behind */
+    case EAGAIN: return ERR_UNAVAILABLE;
+    case EBUSY: return ERR_CONFLICT;
+    case EUSERS: return ERR_LIMIT;
+    case EOPNOTSUPP: return ERR_UNSUPPORTED;
+    case EBADMSG: return ERR_IMAGE;
+    case EFBIG: return ERR_TOO_LARGE;
+    default: return err_code_of_errno(error);
+    }
+}
+
 static void deliver(struct keeper_client *k, const struct keeper_reply *r, const int *fds, size_t n) {
     struct call *c = r->tag ? take(k, r->tag) : NULL;
     if (r->tag && !c) {
@@ -171,7 +183,7 @@ static void deliver(struct keeper_client *k, const struct keeper_reply *r, const
         k->events.on_event(k->events.arg, r, fds, n);
     } else if (r->error) {
         struct err e;
-        err_set(&e, r->error == EAGAIN ? ERR_UNAVAILABLE : err_code_of_errno(r->error), "%.*s", (int)sizeof r->text, r->text);
+        err_set(&e, code_of(r->error), "%.*s", (int)sizeof r->text, r->text);
         e.sys_errno = r->error;
         c->done(c->arg, &e, NULL, NULL, 0);
     } else {

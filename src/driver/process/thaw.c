@@ -50,8 +50,6 @@ struct thaw {
     } end[DRIVER_SLOTS];
 };
 
-static void nothing(void *arg, struct err *e) { (void)arg, (void)e; }
-
 static void end_context(struct thaw *t) {
     close_fd(&t->memory_fd);
     close_fd(&t->maps_fd);
@@ -438,22 +436,4 @@ void process_thaw(struct driver *base, const char *image_id, const char *dir, co
     if (!d->bases) err_set(&t->err, ERR_UNSUPPORTED, "this daemon has no directory for images");
     else err_set(&t->err, ERR_INVALID, "not the id of an image or a cell");
     process_work(d, refuse_thread, refuse_done, t); /* the callback does not come from inside this call */
-}
-
-/* ---- what the keeper has of images ---- */
-
-static void drop_answer(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
-    struct process_done *s = arg;
-    (void)r, (void)fds, (void)n;
-    s->done(s->arg, e && e->sys_errno != ENOENT && strcmp(e->code, ERR_NOT_FOUND) ? e : NULL);
-    free(s);
-}
-
-void process_image_drop(struct driver *base, const char *image_id, driver_done done, void *arg) {
-    struct process_done *s = calloc(1, sizeof *s);
-    struct keeper_request q = {.op = KEEPER_LAYER_DROP};
-    if (!s) abort();
-    *s = (struct process_done){done ? done : nothing, arg};
-    (void)snprintf(q.id, sizeof q.id, "%s", image_id);
-    keeper_call(((struct process_driver *)base)->keeper, &q, drop_answer, s);
 }

@@ -22,6 +22,7 @@
 #include "keeper/left.h"
 #include "keeper/shared.h"
 #include "keeper/snapshot.h"
+#include "keeper/zygote.h"
 
 /* A thread inside vfork() stops only when its child execs: a fork waits no longer than this for it. */
 #define FREEZE_MS 1000
@@ -44,15 +45,19 @@ static int same_memory(const struct context *x, struct err *e) {
 }
 
 static int freeze(struct capture *k, const struct cell *c, struct err *e) {
+    uint64_t memory = 0; /* beside what the zygotes gave */
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         const struct context *x = &c->context[i];
         if (!x->context) continue;
         if (!x->sentinel) return err_set(e, ERR_CONFLICT, "the sentinel of a context is gone");
         if (same_memory(x, e) || image_freeze(&k->slot[i].image, x->context, x->sentinel, e)) return -1;
         if (descriptors_note(&k->slot[i].image, x->context, (const int[2]){x->stdout_fd, x->stderr_fd}, e)) return -1;
+        const uint64_t given = zygote_bytes(x->zygote), has = k->slot[i].image.anon_bytes;
+        memory += has > given ? has - given : 0;
         k->slot[i].language = x->language;
         k->slot[i].zygote = x->zygote;
     }
+    k->oversize = memory > c->limits.memory_bytes;
     fault_point("keeper.capture.frozen");
     return fault_error("keeper.capture.freeze", e);
 }
@@ -222,6 +227,12 @@ static int fill(struct cell *c, struct capture *k, bool last, struct notes *note
 struct cell *capture_make_cell(struct capture *k, const char *id, bool last, const struct capture_next *next, struct notes *notes, struct err *e) {
     const struct cell_files files = {.layer = k->kept[0] ? k->kept : k->layer, .take = last && !k->kept[0]};
     fault_point("keeper.make.before");
+    /* A child has its parent's pages without paying for them. Were it forked again with as much of its own, and so on, one cell could have any
+     * number of times its limit. */
+    if (k->oversize && !host.off[LAYER_LIMITS]) {
+        if (last) capture_drop(k);
+        return err_set(e, ERR_LIMIT, "the sandbox has more memory than its limit, with what it inherited, and cannot be copied"), NULL;
+    }
     struct cell *c = take_ahead(k, id, last);
     if (!c) c = cell_make(id, k->template_id, &k->limits, files, e);
     if (!last) start_ahead(k, next); /* beside the ferry of this one */

@@ -30,6 +30,7 @@ struct capture {
         struct cell *cell; /* NULL: none */
         struct snapshot thread;
     } ahead;
+    bool oversize; /* the cell has more memory than its limit: what it inherited is not charged to it */
     uint64_t frozen_us; /* how long the contexts stood still */
 };
 

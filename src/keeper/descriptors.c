@@ -196,7 +196,7 @@ static void look_at_file(struct look *l, struct image_file *f, const struct stat
     struct statfs fs;
     bool memory = !statfs(at, &fs) && fs.f_type == TMPFS_MAGIC;
     f->head.kind = STATE_REGULAR;
-    f->head.inode = st->st_ino;
+    f->head.inode = S_ISDIR(st->st_mode) ? 0 : st->st_ino; /* of a directory an overlay makes up a number at every mount */
     f->device = st->st_dev;
     if (!read_info(l, f) || !(S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) || (S_ISCHR(st->st_mode) && harmless(st)))) {
         drop(l->im, f, S_ISCHR(st->st_mode) ? KEEPER_NOTE_DEVICE : KEEPER_NOTE_FILE, link);

@@ -76,8 +76,8 @@ static int open_lost(struct reopen *o, int fd, int how, uint32_t flags, struct e
 }
 
 static bool kind_fits(const struct stat *st, const struct state_file *h) {
-    if (S_ISDIR(st->st_mode)) return reopen_same(st, h->inode);
-    if (S_ISREG(st->st_mode)) return !(h->flags & O_DIRECTORY) && reopen_same(st, h->inode);
+    if (S_ISDIR(st->st_mode)) return !h->inode;
+    if (S_ISREG(st->st_mode)) return h->inode && !(h->flags & O_DIRECTORY) && reopen_same(st, h->inode);
     return S_ISCHR(st->st_mode) && major(st->st_rdev) == 1 && st->st_ino == h->inode; /* one directory of device nodes for all cells (host.h) */
 }
 

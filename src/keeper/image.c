@@ -19,7 +19,7 @@
 #include "base/cleanup.h"
 #include "keeper/host.h"
 
-static const uint64_t all_signals = ~0ull;
+static const uint64_t all_signals = IMAGE_SIGNALS_OFF;
 
 /* A line of /proc/TID/status: what follows "NAME:\t"; "" when it is not there. */
 static const char *status_line(const char *text, const char *name) {
@@ -54,6 +54,7 @@ static void read_status(struct image_thread *t, struct image *process, int *filt
     read_text(t->host_tid, "status", text, sizeof text);
     *filters = filters_in(text);
     for (const char *at = status_line(text, "NSpid:"); *at == '\t'; at += strspn(at, "0123456789")) t->tid = atoi(++at);
+    if (process) process->anon_bytes = strtoull(status_line(text, "RssAnon:\t"), NULL, 10) << 10;
     if (process) process->umask = (unsigned)strtoul(status_line(text, "Umask:\t"), NULL, 8);
     const char *name = status_line(text, "Name:\t");
     const size_t n = strcspn(name, "\n");

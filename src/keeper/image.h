@@ -14,6 +14,9 @@
 #define IMAGE_THREADS_MAX STATE_THREADS_MAX
 #define IMAGE_XSTATE_MAX STATE_XSTATE_MAX
 #define IMAGE_LIMITS 16
+/* For a stopped task, beside SIGKILL and SIGSTOP: every signal, so that none interrupts the injected calls, but the one of their breakpoint. The kernel
+ * forces that on a task that blocks it, and resets the program's action for it on the way. */
+#define IMAGE_SIGNALS_OFF (~(1ull << (SIGTRAP - 1)))
 
 struct image_thread {
     pid_t host_tid;
@@ -38,6 +41,7 @@ struct image_file {
 struct image {
     bool zygote;   /* from a zygote: one thread, new ids, the fork point returns */
     bool stated;   /* from a file: signal actions are set from `action`, because the memory came into another process */
+    uint64_t anon_bytes; /* private memory that its process has, what it has in common with others included */
     int threads;
     bool frozen;   /* its threads are stopped (image_freeze) */
     unsigned umask;

@@ -113,7 +113,8 @@ int task_set_regs(pid_t pid, const arch_regs *r, struct err *e) {
 /* The code that is about to run in the keeper's name must be ours to the byte. */
 static int verify_stub(pid_t pid, struct err *e) {
     uint8_t seen[256];
-    if (task_read(pid, STUB_CODE, seen, arch_stub_size, e)) return -1;
+    if (task_read(pid, STUB_CODE, seen, arch_stub_size, e)) /* MADV_DONTFORK, by a process that shares the memory and was not stopped */
+        return e->sys_errno == EFAULT ? err_set(e, ERR_CONFLICT, "the context keeps the injected code out of its copies, and cannot be copied") : -1;
     if (memcmp(seen, arch_stub, arch_stub_size)) return err_set(e, ERR_LOST, "the injected code of task %d was changed", pid);
     return 0;
 }

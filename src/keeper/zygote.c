@@ -241,7 +241,7 @@ static void use_large_pages(const struct zygote *z) {
 int zygote_settle(struct zygote *z, struct err *e) {
     char byte = 0;
     arch_regs regs;
-    const uint64_t all = ~0ull;
+    const uint64_t all = IMAGE_SIGNALS_OFF;
     ssize_t got = read(z->ready_fd, &byte, 1);
     close_fd(&z->ready_fd);
     if (got != 1 || byte != 'Z') {
@@ -267,6 +267,12 @@ int zygote_settle(struct zygote *z, struct err *e) {
     log_info("zygote %s of template %.12s ready after %lld ms", z->language == KEEPER_PYTHON ? "python" : "shell", z->template_id,
              (long long)(monotonic_us() - z->started_us) / 1000);
     return 0;
+}
+
+uint64_t zygote_bytes(uint64_t number) {
+    for (size_t i = 0; i < ZYGOTES_MAX; i++)
+        if (zygotes[i].ready && zygotes[i].number == number) return zygotes[i].image.anon_bytes;
+    return 128ull << 20;
 }
 
 /* ---- copies made ahead ---- */

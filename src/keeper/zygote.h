@@ -24,6 +24,8 @@ extern struct zygote zygotes[ZYGOTES_MAX];
 struct zygote *zygote_find(const char *template_id, int language);
 /* Does the zygote with this number still stand? */
 bool zygote_lives(uint64_t number);
+/* Private memory that the zygote with this number has, and all its copies with it; about that much when it is gone. */
+uint64_t zygote_bytes(uint64_t number);
 /* Start one; it becomes ready later. NULL with *err. */
 struct zygote *zygote_start(const char *template_id, int language, uint64_t tag, struct err *);
 /* Its ready_fd spoke: seize it, map the stub, capture it. On failure the zygote is killed and its entry freed by zygote_reaped. */

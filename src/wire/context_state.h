@@ -42,7 +42,7 @@ struct state_thread {
 };
 
 enum state_file_kind {
-    STATE_REGULAR = 1, /* file, directory or harmless device: opened again at path, compared by inode, set to offset */
+    STATE_REGULAR = 1, /* file, directory or harmless device: opened again at path, compared by inode (0: a directory), set to offset */
     STATE_DUP,         /* the same open file as descriptor `other` */
     STATE_EVENTFD,     /* offset = counter, other = 1: a semaphore */
     STATE_TIMERFD,     /* offset = ns left, inode = interval ns, other = clock */

@@ -47,6 +47,7 @@ int zygote_settle(struct zygote *z, struct err *e) { return (void)z, err_set(e, 
 void zygote_kill(struct zygote *z) { must(z->pid != 0); }
 void zygote_reaped(struct zygote *z) { (void)z; }
 pid_t zygote_take_spare(struct zygote *z) { return (void)z, 0; }
+uint64_t zygote_bytes(uint64_t number) { return (void)number, 0; }
 bool zygotes_make_spare(void) { return false; }
 bool zygote_has_sentinel(pid_t pid) { return (void)pid, false; }
 bool zygote_spare_reaped(pid_t pid) { return (void)pid, false; }

@@ -62,7 +62,15 @@ static int freeze(struct capture *k, const struct cell *c, struct err *e) {
     return fault_error("keeper.capture.freeze", e);
 }
 
-/* What a copy takes of shared memory is charged to its cell. When that is too much the copy shall go, not the context it is made of. */
+/* What may be taken of shared memory: it is charged to the cell, as are the tables of the copy. When the limit strikes, the kernel kills one task after
+ * the other while the keeper goes on writing: the copy, the context it is made of, the guest. */
+static uint64_t room_in(const struct cell *c) {
+    const uint64_t limit = c->limits.memory_bytes, room = cgroup_room(c->name, limit);
+    const uint64_t tables = (512u << 10) + limit / 256; /* 8 bytes a page, twice that for the copy of what is there twice; a batch of charges for each processor */
+    return room == UINT64_MAX ? room : room > tables ? room - tables : 0;
+}
+
+/* Should it strike all the same (other processes of the cell run on), the copy shall go, not the context. */
 static void oom_order(pid_t pid, char order[16], const char *set) {
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/%d/oom_score_adj", pid);
@@ -73,12 +81,12 @@ static void oom_order(pid_t pid, char order[16], const char *set) {
 }
 
 /* Everything stands still: memory and files of one instant. */
-static int copy(struct capture *k, const struct cell *c, struct snapshot *files, struct err *e) {
+static int copy(struct capture *k, const struct cell *c, struct snapshot *files, uint64_t room, struct err *e) {
     if (fault_error("keeper.capture.layer", e)) return -1;
     snapshot_go(files);
     inject_deadline(COPY_MS);
     fault_point("keeper.capture.snapped");
-    struct copy_budget left = {.bytes = SHARED_BYTES_MAX, .files = UNNAMED_MAX, .pieces = SHARED_PIECES_MAX, .compared = UNNAMED_COMPARED};
+    struct copy_budget left = {.bytes = room < SHARED_BYTES_MAX ? room : SHARED_BYTES_MAX, .by_limit = room < SHARED_BYTES_MAX, .files = UNNAMED_MAX, .pieces = SHARED_PIECES_MAX, .compared = UNNAMED_COMPARED};
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         if (!k->slot[i].image.thread) continue;
         pid_t made = fault_error("keeper.capture.memory", e) ? -1 : sentinel_copy(c->context[i].sentinel, &k->slot[i].image, e);
@@ -171,26 +179,27 @@ static struct cell *take_ahead(struct capture *k, const char *id, bool last) {
     return NULL;
 }
 
-static void no_room(struct err *e) { err_set(e, ERR_LIMIT, "the memory limit of the sandbox leaves no room for a copy of what it shares"); }
+static void no_room(struct err *e) { err_set(e, ERR_LIMIT, "the memory limit of the sandbox leaves no room for a copy"); }
 
 struct capture *capture_cell(struct cell *c, uint32_t serial, bool hold, const struct capture_next *next, struct err *e) {
     struct err ignored;
     struct capture *k = begin(c, serial, e);
     if (!k) return NULL;
+    const uint64_t oom_kills = cgroup_oom_kills(c->name), room = room_in(c);
+    if (!room) return k->used = false, no_room(e), NULL;
     fault_point("keeper.capture.before");
     /* before the freeze, so that the snapshot has little to write; for little it is not worth a second snapshot */
     if (cgroup_dirty(c->name) > FLUSH_BYTES && layer_flush(c->name, k->layer, e)) return k->used = false, NULL;
     struct snapshot files = {0};
     if (snapshot_prepare(&files, c->name, k->layer, e)) return k->used = false, NULL;
     if (!hold && wants_ahead(k, next)) files.then = make_ahead, files.arg = k;
-    const uint64_t oom_kills = cgroup_oom_kills(c->name);
     int64_t from = monotonic_us();
     inject_deadline(FREEZE_MS);
     inject_stay(true);
     /* a task of a paused cell runs no injected call: it runs for the moment until its threads are stopped */
     int rc = c->paused ? cgroup_freeze(c->name, false, e) : 0;
     if (!rc) rc = freeze(k, c, e);
-    if (!rc) rc = copy(k, c, &files, e);
+    if (!rc) rc = copy(k, c, &files, room, e);
     if (snapshot_end(&files, rc ? &ignored : e)) rc = -1;
     if (c->paused && cgroup_freeze(c->name, true, &ignored)) log_warn("pause again: %s", ignored.text);
     k->held = hold && !rc;

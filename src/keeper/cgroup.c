@@ -287,6 +287,15 @@ uint64_t cgroup_oom_kills(const char *name) {
     return v1[MEMORY][0] ? read_number(v1[MEMORY], name, "memory.oom_control", "oom_kill") : 0;
 }
 
+uint64_t cgroup_room(const char *name, uint64_t limit) {
+    const char *group = on_v2[MEMORY] ? v2 : v1[MEMORY];
+    if (!group[0]) return UINT64_MAX;
+    const uint64_t used = read_number(group, name, on_v2[MEMORY] ? "memory.current" : "memory.usage_in_bytes", NULL);
+    const uint64_t files = read_number(group, name, "memory.stat", "inactive_file") + read_number(group, name, "memory.stat", "active_file");
+    const uint64_t kept = used > files ? used - files : 0;
+    return limit > kept ? limit - kept : 0;
+}
+
 int cgroup_processes(const char *name, pid_t *out, int max) {
     char path[PATH_MAX * 2];
     int n = 0;

@@ -37,5 +37,7 @@ int cgroup_remove(const char *name);
 int cgroup_processes(const char *name, pid_t *out, int max);
 int cgroup_stats(const char *name, struct keeper_stats *, struct err *);
 uint64_t cgroup_oom_kills(const char *name);
+/* How much more memory its tasks can have under this limit, when the kernel has given up all file pages; UINT64_MAX where nothing is limited. */
+uint64_t cgroup_room(const char *name, uint64_t limit);
 /* Bytes that the group wrote to files and the disk does not have yet. */
 uint64_t cgroup_dirty(const char *name);

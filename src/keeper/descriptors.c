@@ -417,11 +417,10 @@ static bool met_before(struct image *im, uint32_t i, pid_t leader, struct copy_b
 
 /* The copy's own descriptor, in the keeper's table; -1: another process of the cell, which has the same table, has put something else there since. A terminal
  * would become the keeper's own without O_NOCTTY. */
-static int open_unnamed(const struct image_file *f, pid_t copy) {
+static int open_unnamed(const struct image_file *f, pid_t copy, struct stat *st) {
     char path[64];
-    struct stat st;
     (void)snprintf(path, sizeof path, "/proc/%d/fd/%d", copy, f->head.fd);
-    if (stat(path, &st) || !S_ISREG(st.st_mode) || st.st_ino != f->head.inode || st.st_dev != f->device) return -1;
+    if (stat(path, st) || !S_ISREG(st->st_mode) || st->st_ino != f->head.inode || st->st_dev != f->device) return -1;
     return open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 }
 
@@ -429,16 +428,18 @@ int descriptors_copy(struct image *im, pid_t leader, pid_t copy, struct copy_bud
     for (uint32_t i = 0; i < im->files; i++) {
         struct image_file *f = &im->file[i];
         if (f->head.kind != STATE_UNNAMED || met_before(im, i, leader, left)) continue;
-        const uint64_t bytes = f->head.mapping_bytes, most = f->head.mapping_offset && UNNAMED_DISK_MAX < left->bytes ? UNNAMED_DISK_MAX : left->bytes;
-        const bool fits = bytes <= most && left->files > 0;
+        struct stat st;
+        const uint64_t bytes = f->head.mapping_bytes;
+        const bool small = !f->head.mapping_offset || bytes <= UNNAMED_DISK_MAX;
         f->head.mapping_offset = 0;
-        cleanup_close int fd = fits ? open_unnamed(f, copy) : -1;
-        if (fd < 0) {
-            drop(im, f, KEEPER_NOTE_FILE, bytes > most ? "a deleted file that is too large" : fits ? "a deleted file" : "one of too many deleted files");
+        cleanup_close int fd = small && left->files > 0 ? open_unnamed(f, copy, &st) : -1;
+        const uint64_t filled = fd < 0 ? 0 : (uint64_t)st.st_blocks * 512; /* holes cost nothing */
+        if (fd < 0 || filled > left->bytes) {
+            drop(im, f, KEEPER_NOTE_FILE, !small || filled > left->bytes ? "a deleted file that is too large" : left->files > 0 ? "a deleted file" : "one of too many deleted files");
             continue;
         }
         left->files--;
-        left->bytes -= bytes;
+        left->bytes -= filled;
         if (bytes && shared_take(im, copy, fd, 0, bytes, 0, &f->head.mapping_offset, e)) return -1;
     }
     return 0;

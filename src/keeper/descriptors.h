@@ -15,6 +15,7 @@
 #define UNNAMED_COMPARED 65536        /* pairs of such files looked at, whether they are one: 0.5 µs */
 struct copy_budget {
     uint64_t bytes;
+    bool by_limit; /* bytes are less because of the cell's memory limit */
     int files, pieces, compared;
 };
 

@@ -224,8 +224,12 @@ static int stop_all(struct image *im, pid_t leader, struct err *e) {
     for (int stopped = 0;;) {
         if (seize_new(im, leader, e)) return -1;
         if (stopped == im->threads) return 0;
-        for (; stopped < im->threads; stopped++)
-            if (wait_interrupt(im->thread[stopped].host_tid, e)) return -1;
+        while (stopped < im->threads) {
+            const pid_t tid = im->thread[stopped].host_tid;
+            if (!wait_interrupt(tid, e)) stopped++;
+            else if (tid == leader || strcmp(e->code, ERR_LOST)) return -1;
+            else im->thread[stopped] = im->thread[--im->threads]; /* it has just ended, which threads may */
+        }
     }
 }
 

@@ -73,9 +73,19 @@ void inject_back(pid_t pid, const struct affinity *a) {
     (void)sched_setaffinity(pid, sizeof keepers_own, (cpu_set_t *)(uintptr_t)(known ? a : &keepers_own)->bits);
 }
 
+/* A stop is taken; an end is only looked at. Who ended may be a context, and the server's loop must hear of it (reap); until then nobody else gets the number. */
 static int wait_status(pid_t pid, int *status, struct err *e) {
     for (;;) {
-        if (waitpid(pid, status, __WALL) == pid) return 0;
+        siginfo_t seen = {0};
+        if (!waitid(P_PID, (id_t)pid, &seen, WEXITED | WSTOPPED | __WALL | WNOWAIT)) {
+            const bool exited = seen.si_code == CLD_EXITED;
+            *status = exited ? (seen.si_status & 0xff) << 8 : seen.si_status & 0x7f;
+            if (exited || seen.si_code == CLD_KILLED || seen.si_code == CLD_DUMPED) return 0;
+            seen = (siginfo_t){0};
+            if (waitid(P_PID, (id_t)pid, &seen, WSTOPPED | __WALL | WNOHANG) || !seen.si_pid) continue; /* killed in this moment */
+            *status = seen.si_status << 8 | 0x7f; /* as waitpid(2) has it */
+            return 0;
+        }
         if (errno != EINTR) return err_sys(e, errno, "wait for task %d", pid);
         if (expired) return err_set(e, ERR_INTERNAL, "task %d did not stop in time", pid);
     }
@@ -202,5 +212,6 @@ int inject_exit(pid_t pid, const arch_regs *base, struct err *e) {
         if (wait_status(pid, &status, e)) return -1;
         if (WIFSTOPPED(status) && resume(pid, e)) return -1;
     } while (WIFSTOPPED(status));
+    (void)waitpid(pid, NULL, __WALL);
     return 0;
 }

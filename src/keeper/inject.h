@@ -35,8 +35,8 @@ int task_write(pid_t, uint64_t address, const void *data, size_t n, struct err *
 int task_get_regs(pid_t, arch_regs *, struct err *);
 int task_set_regs(pid_t, const arch_regs *, struct err *);
 
-/* Wait until pid stops; *event gets the ptrace event (0: a signal stop, whose number goes to *signo). Fails when the task ended or the
- * deadline passed. */
+/* Wait until pid stops; *event gets the ptrace event (0: a signal stop, whose number goes to *signo). Fails when the task ended (ERR_LOST; it is not reaped) or
+ * the deadline passed. */
 int task_wait_stop(pid_t, int *event, int *signo, struct err *);
 
 /* One call with register arguments at the single entry. *result gets its value, *child (may be NULL) the host pid of a task it

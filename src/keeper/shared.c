@@ -101,7 +101,9 @@ static int take_memory(struct image *im, const struct piece *p, pid_t copy, cons
     uint64_t address;
     cleanup_close int fd = open_too ? -1 : open(at, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (!open_too && fd < 0) return err_sys(e, errno, "open memory that the context shares");
-    if (fd >= 0 && (uint64_t)st->st_blocks * 512 > left->bytes) return err_set(e, ERR_LIMIT, "the sandbox shares more than %lu MiB of memory and cannot be copied", SHARED_BYTES_MAX >> 20);
+    if (fd >= 0 && (uint64_t)st->st_blocks * 512 > left->bytes)
+        return left->by_limit ? err_set(e, ERR_LIMIT, "the memory limit of the sandbox leaves no room for a copy of what it shares")
+                              : err_set(e, ERR_LIMIT, "the sandbox shares more than %lu MiB of memory and cannot be copied", SHARED_BYTES_MAX >> 20);
     if (fd >= 0) left->bytes -= (uint64_t)st->st_blocks * 512;
     if (shared_take(im, copy, fd, p->offset, p->bytes, p->start, &address, e)) return -1;
     int other = open_too ? open_too->head.fd : -1; /* before the table moves */

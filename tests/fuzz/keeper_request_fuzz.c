@@ -76,6 +76,7 @@ void cgroup_kill(const char *id) { name_is_an_id(id); }
 int cgroup_remove(const char *id) { return name_is_an_id(id), 0; }
 int cgroup_stats(const char *id, struct keeper_stats *s, struct err *e) { return (void)s, (void)e, name_is_an_id(id), 0; }
 uint64_t cgroup_oom_kills(const char *id) { return name_is_an_id(id), 0; }
+uint64_t cgroup_room(const char *id, uint64_t limit) { return (void)limit, name_is_an_id(id), UINT64_MAX; }
 int cgroup_enter(const char *id, enum cgroup_place place, pid_t pid, struct err *e) { return (void)e, (void)place, name_is_an_id(id), must(pid >= 1 << 23), 0; }
 void cell_hostname(char out[16], const char *id) { must(id_valid(id, "sbx_")), out[0] = 0; }
 int cell_start_blank(const struct cell_seed *s, struct cell_blank *out, struct err *e) {
@@ -120,7 +121,8 @@ int ferry(pid_t sentinel, pid_t spare, const struct image *im, const struct ferr
 }
 
 int layer_snapshot(const char *from, const char *id, struct err *e) { return (void)e, name_is_an_id(from), name_is_an_id(id), 0; }
-int layer_flush(const char *id, struct err *e) { return (void)e, name_is_an_id(id), 0; }
+int layer_flush(const char *from, const char *id, struct err *e) { return (void)e, name_is_an_id(from), name_is_an_id(id), 0; }
+uint64_t cgroup_dirty(const char *id) { return name_is_an_id(id), 1u << 20; }
 void inject_deadline(unsigned ms) { (void)ms; }
 int image_freeze(struct image *im, pid_t leader, pid_t sentinel, struct err *e) {
     (void)sentinel;
@@ -142,16 +144,21 @@ pid_t sentinel_copy(pid_t sentinel, const struct image *im, struct err *e) {
 
 void inject_stay(bool on) { (void)on; }
 int snapshot_prepare(struct snapshot *s, const char *from, const char *to, struct err *e) {
-    (void)e, name_is_an_id(from), name_is_an_id(to);
+    (void)e;
+    if (from) name_is_an_id(from), name_is_an_id(to);
     *s = (struct snapshot){.from = from, .to = to, .made = true};
     return 0;
 }
-void snapshot_go(struct snapshot *s) { must(s->made), s->wanted = true; }
+void snapshot_go(struct snapshot *s) {
+    must(s->made);
+    s->wanted = true;
+    if (s->then) s->then(s->arg);
+}
 int snapshot_end(struct snapshot *s, struct err *e) { return (void)e, s->made = false, 0; }
 int descriptors_note(struct image *im, pid_t leader, const int streams[2], struct err *e) { return (void)streams, (void)e, must(im->frozen && leader >= 1 << 23), 0; }
-int descriptors_copy(struct image *im, pid_t leader, pid_t copy, struct err *e) { return (void)e, must(im->frozen && leader != copy), 0; }
+int descriptors_copy(struct image *im, pid_t leader, pid_t copy, struct copy_budget *left, struct err *e) { return (void)e, must(left->files > 0), must(im->frozen && leader != copy), 0; }
 int descriptors_join(struct image *im, pid_t copy, struct err *e) { return (void)im, (void)e, must(copy >= 1 << 23), 0; }
-int shared_copy(struct image *im, pid_t leader, pid_t copy, struct err *e) { return (void)im, (void)e, must(leader != copy), 0; }
+int shared_copy(struct image *im, pid_t leader, pid_t copy, struct copy_budget *left, struct err *e) { return (void)im, (void)left, (void)e, must(leader != copy), 0; }
 int image_write(const struct image *im, struct err *e) { return (void)e, must(im->thread != NULL), open("/dev/null", O_RDONLY | O_CLOEXEC); }
 int thaw_begin(struct cell *c, int slot, struct zygote *z, int state_fd, int fds[2], struct err *e) {
     (void)z, (void)state_fd, (void)fds;

@@ -50,7 +50,8 @@ static int freeze(struct capture *k, const struct cell *c, struct err *e) {
         const struct context *x = &c->context[i];
         if (!x->context) continue;
         if (!x->sentinel) return err_set(e, ERR_CONFLICT, "the sentinel of a context is gone");
-        if (same_memory(x, e) || image_freeze(&k->slot[i].image, x->context, x->sentinel, e)) return -1;
+        const int frozen = image_freeze(&k->slot[i].image, x->context, x->sentinel, e);
+        if (same_memory(x, e) || frozen) return -1; /* now that it stands; a new program is also why it could not be frozen */
         if (descriptors_note(&k->slot[i].image, x->context, (const int[2]){x->stdout_fd, x->stderr_fd}, e)) return -1;
         const uint64_t given = zygote_bytes(x->zygote), has = k->slot[i].image.anon_bytes;
         memory += has > given ? has - given : 0;

@@ -39,7 +39,7 @@ static int root_fd = -1;
 static bool subvolumes, quota;
 static uint64_t reserve = LAYERS_RESERVE;
 static int image_fd = -1, loop_fd = -1; /* of the loop image, when there is one */
-static char sysfs[128]; /* /sys/fs/btrfs/<uuid>/qgroups */
+static char sysfs[64]; /* /sys/fs/btrfs/<uuid> */
 
 static int run(const char *const argv[], struct err *e) {
     pid_t pid = fork();
@@ -117,14 +117,23 @@ static int grow_to(uint64_t size, struct err *e) {
     return ioctl(root_fd, BTRFS_IOC_RESIZE, &v) ? err_sys(e, errno, "size the layers' file system") : 0;
 }
 
+static uint64_t data_bytes(const char *which) {
+    char path[128], text[32] = "";
+    (void)snprintf(path, sizeof path, "%s/allocation/data/%s", sysfs, which);
+    cleanup_close int fd = sysfs[0] ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    return fd >= 0 && read(fd, text, sizeof text - 1) > 0 ? strtoull(text, NULL, 10) : 0;
+}
+
 void layers_grow(void) {
     static bool told;
     struct statfs fs;
     struct stat st;
     struct err e;
-    if (image_fd < 0 || fstatfs(root_fd, &fs) || (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize >= reserve) return;
-    if (fstat(image_fd, &st)) return;
-    const uint64_t size = ((uint64_t)st.st_size + reserve * 2) & ~(IMAGE_STEP - 1);
+    if (image_fd < 0 || fstatfs(root_fd, &fs)) return;
+    /* What was written but has no place yet: gigabytes, when memory is large. statfs(2) counts it as free, the next write(2) does not. */
+    const uint64_t promised = data_bytes("bytes_may_use") + data_bytes("bytes_reserved") + data_bytes("bytes_pinned");
+    if ((uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize >= reserve + promised || fstat(image_fd, &st)) return;
+    const uint64_t size = ((uint64_t)st.st_size + reserve * 2 + promised) & ~(IMAGE_STEP - 1);
     if (!grow_to(size, &e)) {
         log_info("layers' image grown to %llu MiB", (unsigned long long)size >> 20);
         told = false;
@@ -141,7 +150,6 @@ static int mount_image(const char *state_dir, struct err *e) {
     if (access(image, F_OK) && make_image(image, e)) return -1;
     find_loop(image, device, sizeof device);
     if (!device[0] && attach_loop(image, device, sizeof device, &held, e)) return -1;
-    /* space of deleted layers comes back after a commit: soon, but not at the price of a commit per cell */
     /* no discard: the blocks stay the image's. Space of deleted layers can be used again after a commit: soon, but not at the price of a commit per cell */
     if (mount(device, root, "btrfs", MS_NODEV | MS_NOSUID | MS_NOATIME, "nodiscard,commit=5")) {
         if (held >= 0) close(held);
@@ -152,9 +160,16 @@ static int mount_image(const char *state_dir, struct err *e) {
     return loop_fd < 0 || image_fd < 0 ? err_sys(e, errno, "open %s", image) : 0;
 }
 
+static void find_sysfs(void) {
+    struct btrfs_ioctl_fs_info_args info = {0};
+    if (ioctl(root_fd, BTRFS_IOC_FS_INFO, &info)) return;
+    const uint8_t *u = info.fsid;
+    (void)snprintf(sysfs, sizeof sysfs, "/sys/fs/btrfs/%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3], u[4], u[5], u[6],
+                   u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+}
+
 static void enable_quota(void) {
     struct btrfs_ioctl_quota_ctl_args ctl = {.cmd = QUOTA_CTL_ENABLE_SIMPLE};
-    struct btrfs_ioctl_fs_info_args info = {0};
     if (ioctl(root_fd, BTRFS_IOC_QUOTA_CTL, &ctl)) {
         ctl.cmd = BTRFS_QUOTA_CTL_ENABLE; /* before Linux 6.7: full qgroups */
         if (ioctl(root_fd, BTRFS_IOC_QUOTA_CTL, &ctl)) {
@@ -163,11 +178,6 @@ static void enable_quota(void) {
         }
     }
     quota = true;
-    if (ioctl(root_fd, BTRFS_IOC_FS_INFO, &info)) return;
-    const uint8_t *u = info.fsid;
-    (void)snprintf(sysfs, sizeof sysfs,
-                   "/sys/fs/btrfs/%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x/qgroups", u[0], u[1], u[2],
-                   u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
 }
 
 static void remove_leftovers(void) {
@@ -192,7 +202,7 @@ int layers_open(const char *state_dir, const struct layers_options *o, uint32_t 
     if (root_fd < 0) return err_sys(e, errno, "open %s", root);
     if (fstatfs(root_fd, &fs)) return err_sys(e, errno, "statfs %s", root);
     subvolumes = fs.f_type == BTRFS_SUPER_MAGIC && !o->plain;
-    if (subvolumes) enable_quota();
+    if (subvolumes) find_sysfs(), enable_quota();
     layers_grow();
     *features |= (subvolumes ? KEEPER_HAS_BTRFS : 0u) | (quota ? KEEPER_HAS_DISK_QUOTA : 0u);
     remove_leftovers();
@@ -258,7 +268,7 @@ uint64_t layer_used(const char *id) {
     unsigned long long bytes = 0;
     cleanup_close int fd = layer_fd(id, &e);
     if (!quota || fd < 0 || ioctl(fd, BTRFS_IOC_INO_LOOKUP, &l)) return 0;
-    (void)snprintf(path, sizeof path, "%s/0_%llu/referenced", sysfs, (unsigned long long)l.treeid);
+    (void)snprintf(path, sizeof path, "%s/qgroups/0_%llu/referenced", sysfs, (unsigned long long)l.treeid);
     cleanup_file FILE *f = fopen(path, "re");
     return f && fscanf(f, "%llu", &bytes) == 1 ? bytes : 0;
 }

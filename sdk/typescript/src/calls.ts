@@ -1,12 +1,13 @@
 /** The API's requests, one function each: no I/O. */
 
 import { some, type JsonObject } from "./json.js";
-import type { Body, Call } from "./transport.js";
+import type { Call } from "./transport.js";
+import type { Body } from "./wire.js";
 
 /** A string for the shell, or a program and its arguments. */
 export type Command = string | readonly string[];
 
-/** Making many copies, or writing and reading gigabytes of memory, takes its time. (Node's fetch waits 300 s at most.) */
+/** Making many copies, or writing and reading gigabytes of memory, takes its time. */
 const BRANCH_SECONDS = 300;
 /** A first create on a host starts the template, which takes as long as importing its libraries. */
 const CREATE_SECONDS = 300;
@@ -32,6 +33,8 @@ export const unpause = (id: string): Call => ({ method: "POST", path: box(id, "/
 export const lifecycle = (id: string, patch: JsonObject): Call => ({ method: "PATCH", path: box(id, "/lifecycle"), json: some(patch) });
 export const stats = (id: string): Call => ({ method: "GET", path: box(id, "/stats") });
 export const logs = (id: string, stream: string): Call => ({ method: "GET", path: box(id, "/logs"), query: { stream }, headers: { Accept: "text/plain, application/json" } });
+export const network = (id: string): Call => ({ method: "GET", path: box(id, "/network") });
+export const networkSet = (id: string, policy: JsonObject): Call => ({ method: "PUT", path: box(id, "/network"), json: policy });
 export const ports = (id: string): Call => ({ method: "GET", path: box(id, "/ports") });
 
 // ---- code ----

@@ -1,6 +1,7 @@
 /** Where the daemon is and with which key: options first, then CELLA_URL and CELLA_API_KEY, then the default. */
 
 import { InvalidRequest } from "./errors.js";
+import { sender, type Send } from "./wire.js";
 
 export const DEFAULT_URL = "http://127.0.0.1:7070";
 
@@ -23,8 +24,13 @@ export interface ConnectionOptions {
   apiKey?: string | undefined;
   /** How often a request is sent again that has changed nothing: see the README. Default 2; 0: never. */
   maxRetries?: number | undefined;
-  /** Used instead of the global `fetch`. */
+  /** Used instead of the runtime's own (`node:http` in Node, else the global `fetch`). */
   fetch?: typeof globalThis.fetch | undefined;
+  /**
+   * W3C trace context that requests carry, so that what Cella does for them joins your trace: a value, or a function that
+   * is asked before each. Default: `TRACEPARENT`.
+   */
+  traceparent?: string | (() => string | undefined) | undefined;
   /** Used instead of the global `WebSocket`, which Node has from version 22 on; `ws` of npm fits. */
   webSocket?: WebSocketClass | undefined;
 }
@@ -35,8 +41,9 @@ export interface Config {
   url: string;
   apiKey: string | null;
   maxRetries: number;
-  fetch: typeof globalThis.fetch;
+  send: Send;
   webSocket: WebSocketClass | undefined;
+  traceparent: () => string | undefined;
 }
 
 /**
@@ -51,10 +58,22 @@ export function resolve(options: ConnectionOptions = {}): Config {
     url: address(given),
     apiKey: options.apiKey ?? (environment("CELLA_API_KEY") || null),
     maxRetries,
-    // Looked up at each call: tests and tracing tools replace the global one.
-    fetch: options.fetch ?? ((input, init) => globalThis.fetch(input, init)),
+    send: sender(options.fetch),
+    traceparent: traceparent(options.traceparent),
     webSocket: options.webSocket ?? (globalThis as { WebSocket?: WebSocketClass }).WebSocket,
   };
+}
+
+const TRACEPARENT = /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/;
+
+function traceparent(given: ConnectionOptions["traceparent"]): () => string | undefined {
+  if (typeof given === "function") return given;
+  if (given !== undefined) {
+    if (!TRACEPARENT.test(given)) throw new InvalidRequest(`"${given}" is no traceparent`, { hint: "00-<32 hex digits>-<16 hex digits>-<2 hex digits>" });
+    return () => given;
+  }
+  const inherited = environment("TRACEPARENT");
+  return () => (inherited !== undefined && TRACEPARENT.test(inherited) ? inherited : undefined);
 }
 
 function address(given: string): string {

@@ -7,7 +7,8 @@ import { ndjson } from "./lines.js";
 import { readLocal, writeLocal, type LocalPath } from "./local.js";
 import { fileInfo, type FileEvent, type FileInfo } from "./models.js";
 import type { CallOptions } from "./runner.js";
-import type { Body, Call, Transport } from "./transport.js";
+import type { Call, Transport } from "./transport.js";
+import type { Body } from "./wire.js";
 
 /** What can be written: text (as UTF-8), bytes, or something that gives bytes piece by piece. */
 export type Content =
@@ -65,7 +66,7 @@ export class Filesystem {
     const call = calls.fileRead(this.#id, path, offset, length);
     if (format === "stream") return opened(this.#transport.pieces(call, signal));
     if (format !== "text" && format !== "bytes") throw new InvalidRequest(`format is "text", "bytes" or "stream", not "${String(format)}"`);
-    const content = await this.#transport.read(call, signal, async (response) => new Uint8Array(await response.arrayBuffer()));
+    const content = await this.#transport.read(call, signal, (answer) => answer.bytes());
     return format === "bytes" ? content : decode(content, path);
   }
 

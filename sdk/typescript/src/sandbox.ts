@@ -23,6 +23,7 @@ import type { Snapshot } from "./snapshots.js";
 import { CommandSession, openCommand, type SpawnOptions } from "./session.js";
 import { openTerminal, type Terminal, type TerminalOptions } from "./terminal.js";
 import { madeOrUndone, Transport } from "./transport.js";
+import type { Answer } from "./wire.js";
 
 const DEFAULT_CONTEXT = "default";
 
@@ -121,7 +122,7 @@ export class Sandbox extends Branching {
     this.#persistent = info.persistent || info.spaceId !== null;
     this.#onTimeout = info.onTimeout;
     this.#remaining = { seconds: info.remainingSeconds, at: performance.now() };
-    this.transport = transport.watched((headers) => this.#learn(headers));
+    this.transport = transport.watched((answer) => this.#learn(answer));
     this.#runner = new Runner(this.transport, info.id);
     this.filesystem = new Filesystem(this.transport, info.id);
   }
@@ -325,13 +326,23 @@ export class Sandbox extends Branching {
 
   /** The last lines (256 KiB) that code and processes printed. */
   logs(stream: "stdout" | "stderr" | "both" = "both", options: CallOptions = {}): Promise<string> {
-    return this.transport.read(calls.logs(this.id, stream), options.signal, (response) => response.text());
+    return this.transport.read(calls.logs(this.id, stream), options.signal, (answer) => answer.text());
   }
 
   /** TCP ports that programs in it listen on. */
   async ports(options: CallOptions = {}): Promise<{ port: number; pid: number | null }[]> {
     const answer = list(await this.transport.json(calls.ports(this.id), options.signal));
     return answer.map((value) => ({ port: numberOrNull(value["port"]) ?? 0, pid: numberOrNull(value["pid"]) }));
+  }
+
+  /** The network policy. UnsupportedError in this version: every sandbox has loopback only. */
+  async network(options: CallOptions = {}): Promise<JsonObject> {
+    return object(await this.transport.json(calls.network(this.id), options.signal));
+  }
+
+  /** Change the network policy of a living sandbox. UnsupportedError in this version. */
+  async setNetwork(policy: JsonObject, options: CallOptions = {}): Promise<JsonObject> {
+    return object(await this.transport.json(calls.networkSet(this.id, policy), options.signal));
   }
 
   /** Stop every process of the sandbox where it is; memory is kept. */
@@ -400,10 +411,10 @@ export class Sandbox extends Branching {
   // ---- for its relatives ----
 
   /** Every answer about the sandbox says how long it has and what then. */
-  #learn(headers: Headers): void {
-    const then = headers.get("X-Cella-On-Timeout");
+  #learn(answer: Answer): void {
+    const then = answer.header("X-Cella-On-Timeout");
     if (then === null) return;
-    const seconds = parseFloat(headers.get("X-Cella-Remaining-Seconds") ?? "");
+    const seconds = parseFloat(answer.header("X-Cella-Remaining-Seconds") ?? "");
     this.#onTimeout = then === "freeze" ? "freeze" : "delete";
     this.#remaining = { seconds: Number.isNaN(seconds) ? null : seconds, at: performance.now() };
   }

@@ -1,5 +1,5 @@
 /**
- * One HTTP exchange with the daemon, by `fetch`, which keeps connections.
+ * One exchange with the daemon.
  *
  * A request is sent again only when that changes nothing: always when no connection came about, and after a broken
  * connection or "not ready yet" (503) when it only reads (GET).
@@ -8,14 +8,11 @@
 import type { Config } from "./config.js";
 import { CellaError, ConnectionFailed, errorFor, RequestTimeout, UnavailableError } from "./errors.js";
 import type { JsonObject } from "./json.js";
-
-/** What can be sent as a file's content. */
-export type Body = string | Uint8Array | ArrayBuffer | Blob | ReadableStream<Uint8Array>;
+import type { Answer, Body, Request } from "./wire.js";
 
 /**
  * A request. `json` and `body` exclude each other. `waitSeconds`: how long the answer may take, null for any time.
  * `files`: "not found" in the answer means a path.
- * @internal
  */
 export interface Call {
   method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
@@ -33,10 +30,10 @@ const ANSWER_SECONDS = 60;
 /** Before the first and the second repetition, and so on; with up to half of it added, so that clients spread. */
 const RETRY_MS = [100, 300, 900, 2700] as const;
 
-/** An answer whose body is not read yet. `release` must be called in the end; it lets go of what is not read. */
+/** An answer, in use. `release` must be called in the end; unless all of it is read, it hangs up. */
 interface Exchange {
-  response: Response;
-  release(): void;
+  answer: Answer;
+  release(allRead?: boolean): void;
   /** What really happened, for an error that reading the body threw. */
   explain(error: unknown): unknown;
 }
@@ -44,7 +41,7 @@ interface Exchange {
 /** @internal */
 export class Transport {
   readonly config: Config;
-  #seen: ((headers: Headers) => void) | null = null;
+  #seen: ((answer: Answer) => void) | null = null;
   #headers: Record<string, string>;
 
   constructor(config: Config) {
@@ -54,7 +51,7 @@ export class Transport {
   }
 
   /** The same daemon, for one object that wants to see the headers of its answers. */
-  watched(seen: (headers: Headers) => void): Transport {
+  watched(seen: (answer: Answer) => void): Transport {
     const transport = new Transport(this.config);
     transport.#seen = seen;
     return transport;
@@ -66,7 +63,7 @@ export class Transport {
 
   /** The answer's JSON value; null for an empty answer. Throws a CellaError for anything but 2xx. */
   async json(call: Call, signal?: AbortSignal): Promise<unknown> {
-    const text = await this.read(call, signal, (response) => response.text());
+    const text = await this.read(call, signal, (answer) => answer.text());
     if (text === "") return null;
     try {
       return JSON.parse(text);
@@ -76,15 +73,16 @@ export class Transport {
   }
 
   /** The whole answer, read by `reader`. */
-  read<T>(call: Call, signal: AbortSignal | undefined, reader: (response: Response) => Promise<T>): Promise<T> {
+  read<T>(call: Call, signal: AbortSignal | undefined, reader: (answer: Answer) => Promise<T>): Promise<T> {
     return this.#repeat(call, signal, async () => {
       const exchange = await this.#exchange(call, signal);
       try {
-        return await reader(exchange.response);
+        const value = await reader(exchange.answer);
+        exchange.release(true);
+        return value;
       } catch (error) {
-        throw exchange.explain(error);
-      } finally {
         exchange.release();
+        throw exchange.explain(error);
       }
     });
   }
@@ -95,13 +93,13 @@ export class Transport {
    */
   async *pieces(call: Call, signal?: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
     const exchange = await this.#repeat(call, signal, () => this.#exchange(call, signal));
-    const reader = exchange.response.body?.getReader();
+    const reader = exchange.answer.pieces();
     try {
-      while (reader) {
-        const { done, value } = await reader.read().catch((error: unknown) => {
+      for (;;) {
+        const { done, value } = await reader.next().catch((error: unknown) => {
           throw exchange.explain(error);
         });
-        if (done) return;
+        if (done) return exchange.release(true);
         yield value;
       }
     } finally {
@@ -134,24 +132,24 @@ export class Transport {
       return late ? this.#late(error) : this.#broken(error, answered);
     };
     let settled = false;
-    const release = () => {
+    const release = (allRead = false) => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
-      if (!settled) control.abort();
+      if (!settled && !allRead) control.abort();
       settled = true;
     };
     try {
-      const response = await this.config.fetch(this.#url(call), this.#init(call, control.signal)).catch((error: unknown) => {
+      const answer = await this.config.send(this.#request(call, control.signal)).catch((error: unknown) => {
         throw explain(error, false);
       });
-      this.#seen?.(response.headers);
-      if (response.status < 200 || response.status > 299) {
-        const body = await response.text().catch((error: unknown) => {
+      this.#seen?.(answer);
+      if (answer.status < 200 || answer.status > 299) {
+        const body = await answer.text().catch((error: unknown) => {
           throw explain(error);
         });
-        throw errorFor(response.status, maybeJson(body), call.files ?? false);
+        throw errorFor(answer.status, maybeJson(body), call.files ?? false);
       }
-      return { response, release, explain };
+      return { answer, release, explain };
     } catch (error) {
       release();
       throw error;
@@ -159,8 +157,9 @@ export class Transport {
   }
 
   #url(call: Call): string {
+    if (!call.query) return this.config.url + call.path;
     const query = new URLSearchParams();
-    for (const [name, value] of Object.entries(call.query ?? {})) {
+    for (const [name, value] of Object.entries(call.query)) {
       if (Array.isArray(value)) value.forEach((one) => query.append(name, one));
       else if (value !== undefined) query.append(name, String(value));
     }
@@ -168,19 +167,14 @@ export class Transport {
     return this.config.url + call.path + (text ? `?${text}` : "");
   }
 
-  #init(call: Call, signal: AbortSignal): RequestInit {
-    const headers = { ...this.#headers, ...call.headers };
-    // Redirects have no place between a program and its daemon: "manual" makes them an error like any other status.
-    // Bun ends a request after five minutes unless timeout is false; others ignore the field.
-    const init: Record<string, unknown> = { method: call.method, headers, signal, redirect: "manual", timeout: false };
-    if (call.json !== undefined) {
-      init["body"] = JSON.stringify(call.json);
-      headers["Content-Type"] = "application/json";
-    } else if (call.body !== undefined) {
-      init["body"] = call.body;
-      if (call.body instanceof ReadableStream) init["duplex"] = "half";
-    }
-    return init;
+  #request(call: Call, signal: AbortSignal): Request {
+    const { method, json } = call;
+    const headers: Record<string, string> = { ...this.#headers, ...call.headers };
+    const traceparent = this.config.traceparent();
+    if (traceparent !== undefined) headers["traceparent"] = traceparent;
+    if (json === undefined) return { method, url: this.#url(call), headers, body: call.body, signal };
+    headers["Content-Type"] = "application/json";
+    return { method, url: this.#url(call), headers, body: JSON.stringify(json), signal };
   }
 
   #late(cause: unknown): RequestTimeout {

@@ -7,6 +7,7 @@
 #include "cli/arguments.h"
 #include "cli/cell_options.h"
 #include "cli/client.h"
+#include "cli/listing.h"
 #include "cli/output.h"
 
 /* Does any cell have this text? A column that nobody needs is left out. */
@@ -60,32 +61,16 @@ struct ps {
     struct words metadata;
 };
 
-static int get_list(struct client *c, const struct ps *ps, struct json_object **cells, struct err *e) {
+static int list(struct client *c, void *arg, struct err *e) {
+    const struct ps *ps = arg;
     struct json_object *pairs = pairs_json(&ps->metadata, "--metadata", e); /* only to check them */
     if (!pairs) return -1;
     json_object_put(pairs);
     struct buf path = {0};
     buf_str(&path, "/v1/sandboxes");
     for (size_t i = 0; i < ps->metadata.count; i++) path_query(&path, "metadata", ps->metadata.word[i]);
-    int result = client_json(c, "GET", path.data, NULL, cells, e);
+    int result = listing_show(c, &(struct listing){path.data, "cells", "id", ps->quiet, print_table}, e);
     buf_free(&path);
-    if (result < 0) return -1;
-    return json_object_is_type(*cells, json_type_array) ? 0
-                                                        : err_set(e, ERR_INTERNAL, "the daemon sent no list of cells");
-}
-
-static int list(struct client *c, void *arg, struct err *e) {
-    const struct ps *ps = arg;
-    struct json_object *cells = NULL;
-    int result = get_list(c, ps, &cells, e);
-    if (result == 0 && c->cli->json)
-        output_json(cells);
-    else if (result == 0 && ps->quiet)
-        for (size_t i = 0; i < json_object_array_length(cells); i++)
-            printf("%s\n", json_text(json_object_array_get_idx(cells, i), "id", "-"));
-    else if (result == 0)
-        print_table(cells);
-    json_object_put(cells);
     return result;
 }
 

@@ -7,6 +7,7 @@
 #include "base/buf.h"
 #include "cli/arguments.h"
 #include "cli/client.h"
+#include "cli/listing.h"
 #include "cli/output.h"
 #include "cli/remove.h"
 
@@ -37,22 +38,11 @@ static void print_table(struct json_object *list) {
 
 static int list(struct client *c, const struct snapshots *s, struct err *e) {
     struct buf path = {0};
-    struct json_object *list = NULL;
     buf_str(&path, "/v1/snapshots");
     if (s->cell) path_query(&path, "sandbox_id", s->cell);
     if (s->name) path_query(&path, "name", s->name);
-    int result = client_json(c, "GET", path.data, NULL, &list, e);
+    int result = listing_show(c, &(struct listing){path.data, "snapshots", "id", s->quiet, print_table}, e);
     buf_free(&path);
-    if (result == 0 && !json_object_is_type(list, json_type_array))
-        result = err_set(e, ERR_INTERNAL, "the daemon sent no list of snapshots");
-    if (result == 0 && c->cli->json)
-        output_json(list);
-    else if (result == 0 && s->quiet)
-        for (size_t i = 0; i < json_object_array_length(list); i++)
-            printf("%s\n", json_text(json_object_array_get_idx(list, i), "id", "-"));
-    else if (result == 0)
-        print_table(list);
-    json_object_put(list);
     return result;
 }
 

@@ -7,6 +7,7 @@
 #include "base/buf.h"
 #include "cli/arguments.h"
 #include "cli/client.h"
+#include "cli/listing.h"
 #include "cli/output.h"
 #include "cli/remove.h"
 
@@ -38,25 +39,9 @@ static void print_table(struct json_object *list) {
     table_print(&t);
 }
 
-static int list(struct client *c, const struct spaces *s, struct err *e) {
-    struct json_object *list = NULL;
-    int result = client_json(c, "GET", "/v1/spaces", NULL, &list, e);
-    if (result == 0 && !json_object_is_type(list, json_type_array))
-        result = err_set(e, ERR_INTERNAL, "the daemon sent no list of Spaces");
-    if (result == 0 && c->cli->json)
-        output_json(list);
-    else if (result == 0 && s->quiet)
-        for (size_t i = 0; i < json_object_array_length(list); i++)
-            printf("%s\n", json_text(json_object_array_get_idx(list, i), "space_id", "-"));
-    else if (result == 0)
-        print_table(list);
-    json_object_put(list);
-    return result;
-}
-
 static int work(struct client *c, void *arg, struct err *e) {
     const struct spaces *s = arg;
-    if (s->words.count == 0) return list(c, s, e);
+    if (s->words.count == 0) return listing_show(c, &(struct listing){"/v1/spaces", "Spaces", "space_id", s->quiet, print_table}, e);
     if (strcmp(s->words.word[0], "rm") != 0)
         return err_hint(e, CLI_USAGE, "cella spaces, or cella spaces rm ID", "unknown: cella spaces %.40s",
                         s->words.word[0]);

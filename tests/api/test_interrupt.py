@@ -79,7 +79,7 @@ def test_code_may_catch_the_interrupt(box: Sandbox) -> None:
 
 
 HOLDS_GIL = "import ctypes\nctypes.PyDLL(None).sleep(300)"
-IGNORES = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: time.sleep(0.05)"
+IGNORES = f"import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n{SAY}\nwhile True: time.sleep(0.05)"
 SWALLOWS = f"import time\nwhile True:\n    try:\n        {SAY}\n        time.sleep(300)\n    except KeyboardInterrupt:\n        pass"
 
 

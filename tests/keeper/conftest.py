@@ -33,6 +33,7 @@ class Running:
 
     def start(self):
         contexts = BUILD.parent / "contexts"
+        pathlib.Path(self.path).unlink(missing_ok=True)  # a child of one that was killed may have it open for a moment, and nobody would answer there
         self.process = subprocess.Popen(
             [BUILD / "cella-keeper", "--state", self.state, "--socket", self.path, "--user", "root", "--contexts", contexts,
              "--guest", BUILD / "cella-guest", *self.options], stderr=self.log, stdout=self.log)

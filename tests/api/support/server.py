@@ -110,6 +110,8 @@ class Server:
             os.chown(self.state / name, owner, -1)
         templates = self.state / "templates"
         subprocess.run(["mount", "--bind", str(source), str(templates)], check=True)
+        # whoever removes what a killed run left behind must not remove the templates by it
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(templates)], check=True)
 
     # ---- the keeper ----
 

@@ -10,47 +10,11 @@
 #include <string.h>
 
 #include "cell/branch.h"
-#include "fake.h"
+#include "answer.h"
 
-struct answer {
-    bool done;
-    const char *code;
-    char error[384];
-    struct json_object *json;
-};
-static void on_json(void *arg, struct err *err, struct json_object *o) {
-    struct answer *a = arg;
-    assert_false(a->done);
-    a->done = true;
-    a->code = err ? err->code : NULL;
-    if (err) (void)snprintf(a->error, sizeof a->error, "%s", err->text);
-    a->json = json_object_get(o);
-}
-static void on_done(void *arg, struct err *err) { on_json(arg, err, NULL); }
-static void put(struct answer *a) {
-    json_object_put(a->json);
-    *a = (struct answer){0};
-}
-
-static int setup(void **state) {
-    struct fake *f = fake_open();
-    f->config.cells_max = 6;
-    fake_start(f);
-    *state = f;
-    return 0;
-}
-static int teardown(void **state) {
-    fake_close(*state);
-    return 0;
-}
+static int setup(void **state) { return answer_setup(state, 6); }
 #define FIXTURE struct fake *f = *state
 
-static struct json_object *field(struct json_object *o, const char *path) {
-    struct json_object *v = NULL;
-    if (json_pointer_get(o, path, &v) != 0) fail_msg("no %s in %s", path, json_object_to_json_string(o));
-    return v;
-}
-static const char *text(struct json_object *o, const char *path) { return json_object_get_string(field(o, path)); }
 static size_t count(struct json_object *o, const char *path) { return json_object_array_length(field(o, path)); }
 
 static void ask_fork(struct cell *c, const char *body, bool tree, struct answer *a) {
@@ -142,7 +106,7 @@ static void children_are_like_their_parent(void **state) {
     struct cell *c = fake_cell(f, "{\"metadata\":{\"a\":\"1\",\"b\":\"2\"},\"idle_timeout_seconds\":50,\"ttl_seconds\":100,\"limits\":{\"memory_mb\":128}}", &dc);
     run_one(f, c, dc, "x = 1");
     struct answer a = fork_cell(f, c, "{\"n\":2,\"metadata\":{\"b\":\"3\"}}");
-    assert_null(a.code);
+    assert_string_equal(a.code, "");
     assert_int_equal(count(a.json, "/children"), 2);
     assert_int_equal(count(a.json, "/errors"), 0);
     assert_string_equal(text(a.json, "/parent_id"), cell_id(c));
@@ -168,7 +132,7 @@ static void children_are_like_their_parent(void **state) {
     assert_int_equal(json_object_get_int(field(contexts, "/0/execution_count")), 1);
     json_object_put(contexts);
     run_one(f, c, dc, "x + 1"); /* the parent is unharmed */
-    put(&a);
+    answer_put(&a);
 }
 
 static void a_context_that_never_ran_gets_its_settings_again(void **state) {
@@ -179,7 +143,7 @@ static void a_context_that_never_ran_gets_its_settings_again(void **state) {
     assert_int_equal(count(a.json, "/children"), 1); /* without a body: one */
     (void)child(f, &a, 0, &one);
     copy_hears(f, one, 0, true);
-    put(&a);
+    answer_put(&a);
 }
 
 static void what_runs_goes_on_in_both(void **state) {
@@ -227,7 +191,7 @@ static void what_runs_goes_on_in_both(void **state) {
     assert_string_equal(end_text(&h, "text"), "'parent'");
     assert_string_equal(end_text(&h, "stdout"), "before\n");
     json_object_put(h.end);
-    put(&a);
+    answer_put(&a);
 }
 
 static void the_queue_stays_and_waits_for_the_copy(void **state) {
@@ -256,7 +220,7 @@ static void the_queue_stays_and_waits_for_the_copy(void **state) {
     run_until(f, queued.end);
     json_object_put(h.end);
     json_object_put(queued.end);
-    put(&a);
+    answer_put(&a);
 }
 
 static void code_that_was_not_read_is_sent_again(void **state) {
@@ -281,7 +245,7 @@ static void code_that_was_not_read_is_sent_again(void **state) {
     peer_done(dc, 0, peer_executes(f, dc, 0, "unread"), "ok");
     run_until(f, h.end);
     json_object_put(h.end);
-    put(&a);
+    answer_put(&a);
 }
 
 static void a_context_that_the_copy_lacks_is_lost_and_made_again(void **state) {
@@ -298,7 +262,7 @@ static void a_context_that_the_copy_lacks_is_lost_and_made_again(void **state) {
     struct json_object *o = record(k, only_execution(k, id));
     assert_string_equal(text(o, "/exit"), "lost");
     json_object_put(o);
-    put(&a);
+    answer_put(&a);
 }
 
 static void some_children_fail(void **state) {
@@ -307,22 +271,22 @@ static void some_children_fail(void **state) {
     struct cell *c = fake_cell(f, "{}", &dc);
     f->fail_children = 1u << 1;
     struct answer a = fork_cell(f, c, "{\"count\":3}");
-    assert_null(a.code);
+    assert_string_equal(a.code, "");
     assert_int_equal(count(a.json, "/children"), 2);
     assert_int_equal(count(a.json, "/errors"), 1);
     assert_int_equal(json_object_get_int(field(a.json, "/errors/0/index")), 1);
     assert_string_equal(text(a.json, "/errors/0/code"), ERR_NO_SPACE);
-    put(&a);
+    answer_put(&a);
     f->fail_children = ~0u;
     a = fork_cell(f, c, "{\"n\":2}");
     assert_string_equal(a.code, ERR_NO_SPACE);
     assert_non_null(strstr(a.error, "child 0"));
     f->fail_children = 0;
     f->fail_fork = true;
-    put(&a);
+    answer_put(&a);
     a = fork_cell(f, c, "{\"n\":2}");
     assert_string_equal(a.code, ERR_CONFLICT);
-    put(&a);
+    answer_put(&a);
     struct json_object *m = world_metrics(f->world);
     assert_int_equal(json_object_get_int(field(m, "/cells/creating")), 0);
     json_object_put(m);
@@ -338,11 +302,11 @@ static void as_many_as_there_is_room_for(void **state) {
     assert_int_equal(count(a.json, "/errors"), 2);
     assert_int_equal(json_object_get_int(field(a.json, "/errors/0/index")), 5);
     assert_string_equal(text(a.json, "/errors/1/code"), ERR_LIMIT);
-    put(&a);
+    answer_put(&a);
     a = fork_cell(f, c, NULL);
     assert_string_equal(a.code, ERR_LIMIT);
     assert_int_equal(f->forks, 1); /* the driver was not even asked */
-    put(&a);
+    answer_put(&a);
 }
 
 static void bad_forks_are_refused(void **state) {
@@ -357,14 +321,14 @@ static void bad_forks_are_refused(void **state) {
         struct answer a = fork_cell(f, c, bad[i].body);
         assert_string_equal(a.code, ERR_INVALID);
         if (!strstr(a.error, bad[i].names)) fail_msg("%s: %s", bad[i].body, a.error);
-        put(&a);
+        answer_put(&a);
     }
     struct answer paused = {0};
     cell_pause(c, on_done, &paused);
     run_until(f, paused.done);
     struct answer a = fork_cell(f, c, NULL);
     assert_string_equal(a.code, ERR_CONFLICT);
-    put(&a);
+    answer_put(&a);
     assert_int_equal(f->forks, 0);
 }
 
@@ -385,7 +349,7 @@ static void a_parent_deleted_meanwhile_has_its_children(void **state) {
     f->hold_forks = false;
     run_until(f, a.done && gone.done);
     assert_int_equal(count(a.json, "/children"), 2);
-    assert_null(gone.code);
+    assert_string_equal(gone.code, "");
     assert_null(cell_find(f->world, id, &err));
     assert_string_equal(err.code, ERR_GONE);
     struct cell *k = child(f, &a, 0, &one);
@@ -395,7 +359,7 @@ static void a_parent_deleted_meanwhile_has_its_children(void **state) {
     assert_string_equal(text(tree, "/tree/reason"), "deleted by request");
     assert_int_equal(count(tree, "/tree/children"), 2);
     json_object_put(tree);
-    put(&a);
+    answer_put(&a);
 }
 
 static void forks_of_one_cell_take_turns(void **state) {
@@ -412,8 +376,8 @@ static void forks_of_one_cell_take_turns(void **state) {
     run_until(f, a.done && b.done);
     assert_int_equal(f->forks, 2);
     assert_int_equal(count(a.json, "/children") + count(b.json, "/children"), 4);
-    put(&a);
-    put(&b);
+    answer_put(&a);
+    answer_put(&b);
 }
 
 static void what_is_not_carried_is_told_once(void **state) {
@@ -428,7 +392,7 @@ static void what_is_not_carried_is_told_once(void **state) {
     assert_int_equal(json_object_get_int(field(a.json, "/not_carried/0/fd")), 5);
     assert_null(field(a.json, "/not_carried/1/context_id"));
     assert_false(json_object_object_get_ex(field(a.json, "/not_carried/0"), "sandbox_id", NULL));
-    put(&a);
+    answer_put(&a);
 }
 
 static void a_crash_in_a_fork_leaves_no_child(void **state) {
@@ -485,7 +449,7 @@ static void children_live_through_a_crash(void **state) {
     assert_string_equal(text(tree, "/tree/children/0/id"), kid);
     assert_string_equal(text(tree, "/tree/children/0/metadata/m"), "1");
     json_object_put(tree);
-    put(&a);
+    answer_put(&a);
 }
 
 /* ---- tree, promote ---- */
@@ -494,7 +458,7 @@ static struct answer fork_tree(struct fake *f, struct cell *c, const char *body)
     struct answer a = {0};
     ask_fork(c, body, true, &a);
     run_until(f, a.done);
-    assert_null(a.code);
+    assert_string_equal(a.code, "");
     return a;
 }
 static struct answer promote(struct fake *f, struct cell *c, const char *body) {
@@ -524,15 +488,15 @@ static void a_tree_is_marked_and_cleaned_up(void **state) {
 
     struct answer p = promote(f, c, NULL);
     assert_string_equal(p.code, ERR_CONFLICT);
-    put(&p);
+    answer_put(&p);
     p = promote(f, winner, "{\"tree_id\":\"tree_x\",\"cleanup_siblings\":true}");
     assert_string_equal(p.code, ERR_CONFLICT);
-    put(&p);
+    answer_put(&p);
     p = promote(f, winner, NULL);
     assert_int_equal(count(p.json, "/deleted"), 0);
-    put(&p);
+    answer_put(&p);
     p = promote(f, winner, "{\"cleanup_siblings\":true}");
-    assert_null(p.code);
+    assert_string_equal(p.code, "");
     assert_string_equal(text(p.json, "/winner"), cell_id(winner));
     assert_string_equal(text(p.json, "/tree_id"), tree_id);
     assert_int_equal(count(p.json, "/deleted"), 1); /* the child of another fork stays */
@@ -544,9 +508,9 @@ static void a_tree_is_marked_and_cleaned_up(void **state) {
     assert_string_equal(text(tree, "/tree/children/1/state"), "ended");
     assert_non_null(field(tree, "/tree/children/1/ended_at"));
     json_object_put(tree);
-    put(&p);
-    put(&a);
-    put(&other);
+    answer_put(&p);
+    answer_put(&a);
+    answer_put(&other);
 }
 
 static void a_cell_alone_is_a_tree(void **state) {
@@ -580,7 +544,7 @@ static struct family family(struct fake *f) {
     fake_turns(f, 3);
     (void)snprintf(m.parent_id, sizeof m.parent_id, "%s", cell_id(m.parent));
     (void)snprintf(m.child_id, sizeof m.child_id, "%s", cell_id(m.child));
-    put(&a);
+    answer_put(&a);
     return m;
 }
 static int no_row(void *arg, const char *id, const char *json) {
@@ -638,7 +602,7 @@ static void a_child_takes_its_parents_place(void **state) {
     (void)snprintf(execution, sizeof execution, "%s", execution_id(in_child.x));
 
     struct answer a = merge(f, m.parent, m.child);
-    assert_null(a.code);
+    assert_string_equal(a.code, "");
     struct cell *c = is_merged(f, &m);
     assert_string_equal(end_text(&in_parent, "exit"), "killed");
     assert_non_null(strstr(text(in_parent.end, "/error/value"), "merged"));
@@ -671,13 +635,13 @@ static void strangers_are_not_merged(void **state) {
     struct cell *stranger = fake_cell(f, "{}", &dx);
     struct answer a = merge(f, m.parent, stranger);
     assert_string_equal(a.code, ERR_CONFLICT);
-    put(&a);
+    answer_put(&a);
     a = merge(f, m.parent, m.parent);
     assert_string_equal(a.code, ERR_INVALID);
-    put(&a);
+    answer_put(&a);
     a = merge(f, m.child, m.parent); /* an ancestor */
     assert_string_equal(a.code, ERR_CONFLICT);
-    put(&a);
+    answer_put(&a);
     assert_int_equal(f->renames, 0);
     is_unmerged(f, &m);
 }
@@ -688,21 +652,21 @@ static void siblings_and_grandchildren_are_merged(void **state) {
     struct driver_cell *ds, *dg;
     struct answer a = fork_cell(f, m.parent, NULL);
     struct cell *sibling = child(f, &a, 0, &ds);
-    put(&a);
+    answer_put(&a);
     a = fork_cell(f, m.child, NULL);
     struct cell *grandchild = child(f, &a, 0, &dg);
-    put(&a);
+    answer_put(&a);
     a = merge(f, m.child, sibling);
-    assert_null(a.code);
-    put(&a);
+    assert_string_equal(a.code, "");
+    answer_put(&a);
     struct err err;
     struct cell *c = cell_find(f->world, m.child_id, &err);
     assert_ptr_equal(peer_of(f, m.child_id), ds);
     assert_non_null(c);
     a = merge(f, m.parent, grandchild); /* whose parent has another's state now */
-    assert_null(a.code);
+    assert_string_equal(a.code, "");
     assert_ptr_equal(peer_of(f, m.parent_id), dg);
-    put(&a);
+    answer_put(&a);
 }
 
 static void a_rename_that_fails_changes_nothing(void **state) {
@@ -715,9 +679,9 @@ static void a_rename_that_fails_changes_nothing(void **state) {
     run_one(f, m.parent, m.dp, "p");
     run_one(f, m.child, m.dc, "c");
     f->fail_rename = false;
-    put(&a);
+    answer_put(&a);
     a = merge(f, m.parent, m.child);
-    assert_null(a.code);
+    assert_string_equal(a.code, "");
     is_merged(f, &m);
 }
 
@@ -775,8 +739,8 @@ static void the_id_is_deleted_during_a_merge(void **state) {
     for (int i = 0; i < 100 && !f->renames; i++) uv_run(&f->loop, UV_RUN_ONCE);
     cell_delete(m.parent, "deleted by request", on_done, &gone);
     run_until(f, a.done && gone.done);
-    assert_null(a.code);
-    assert_null(gone.code);
+    assert_string_equal(a.code, "");
+    assert_string_equal(gone.code, "");
     assert_null(cell_find(f->world, m.parent_id, &err));
     assert_non_null(strstr(err.text, "deleted by request"));
     assert_null(cell_find(f->world, m.child_id, &err));
@@ -792,7 +756,7 @@ static void the_child_is_deleted_during_a_merge(void **state) {
     for (int i = 0; i < 100 && !f->renames; i++) uv_run(&f->loop, UV_RUN_ONCE);
     cell_delete(m.child, "deleted by request", on_done, &gone); /* its id is gone after the merge anyway */
     run_until(f, a.done && gone.done);
-    assert_null(a.code);
+    assert_string_equal(a.code, "");
     run_one(f, is_merged(f, &m), m.dc, "lives");
 }
 
@@ -805,12 +769,12 @@ static void opposite_merges_do_not_wait_for_each_other(void **state) {
     cell_merge(m.child, sibling, on_done, &a);
     cell_merge(sibling, m.child, on_done, &b);
     run_until(f, a.done && b.done);
-    assert_null(a.code); /* one is first; the other finds an id that is gone */
+    assert_string_equal(a.code, ""); /* one is first; the other finds an id that is gone */
     assert_string_equal(b.code, ERR_GONE);
-    put(&made);
+    answer_put(&made);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, answer_teardown)
 
 int main(void) {
     const struct CMUnitTest tests[] = {

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fake.h"
+#include "answer.h"
 
 #define BODY(code) "{\"code\":\"" code "\"}"
 
@@ -50,11 +50,6 @@ static int teardown(void **state) {
 static bool restarted(struct heard *h) {
     struct json_object *v;
     return json_object_object_get_ex(h->end, "context_restarted", &v) && json_object_get_boolean(v);
-}
-static struct json_object *field(struct json_object *o, const char *path) {
-    struct json_object *v = NULL;
-    if (json_pointer_get(o, path, &v) != 0) fail_msg("no %s in %s", path, json_object_to_json_string(o));
-    return v;
 }
 
 static void result_comes_back(void **state) {

@@ -13,46 +13,11 @@
 #include <unistd.h>
 
 #include "cell/snapshot.h"
-#include "fake.h"
+#include "answer.h"
 
-struct answer {
-    bool done;
-    char code[32], error[384];
-    struct json_object *json;
-    struct cell *cell;
-};
-static void on_json(void *arg, struct err *err, struct json_object *o) {
-    struct answer *a = arg;
-    assert_false(a->done);
-    a->done = true;
-    if (err) (void)snprintf(a->code, sizeof a->code, "%s", err->code);
-    if (err) (void)snprintf(a->error, sizeof a->error, "%s", err->text);
-    a->json = json_object_get(o);
-}
-static void on_done(void *arg, struct err *err) { on_json(arg, err, NULL); }
-static void on_cell(void *arg, struct err *err, struct cell *c) {
-    on_json(arg, err, NULL);
-    ((struct answer *)arg)->cell = c;
-}
-
-static int setup(void **state) {
-    struct fake *f = fake_open();
-    fake_start(f);
-    *state = f;
-    return 0;
-}
-static int teardown(void **state) {
-    fake_close(*state);
-    return 0;
-}
+static int setup(void **state) { return answer_setup(state, 0); }
 #define FIXTURE struct fake *f = *state
 
-static struct json_object *field(struct json_object *o, const char *path) {
-    struct json_object *v = NULL;
-    if (json_pointer_get(o, path, &v) != 0) fail_msg("no %s in %s", path, json_object_to_json_string(o));
-    return v;
-}
-static const char *text(struct json_object *o, const char *path) { return json_object_get_string(field(o, path)); }
 
 static void hibernate(struct fake *f, struct cell *c) {
     struct answer a = {0};
@@ -723,7 +688,7 @@ static void spaces_are_listed_found_and_owned(void **state) {
     json_object_put(list);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, answer_teardown)
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(a_cell_goes_and_comes_back),

@@ -4,11 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/compat/e2b.h"
+#include "api/compat/tables.h"
 #include "api/guard.h"
 #include "api/metrics.h"
 #include "api/owners.h"
 #include "api/reply.h"
 #include "api/router.h"
+#include "api/trace/trace.h"
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/log.h"
@@ -30,9 +33,9 @@ static int no_such_cell(struct err *e) {
 
 /* Another key's cell does not exist, with the same words as one that never was; and neither does one that has ended,
  * unless this key is known to have had it. */
-static int find_cell(struct request *rq, struct err *e) {
+int api_find_cell(struct request *rq, const char *id, struct err *e) {
     struct api *api = api_of(rq);
-    const char *id = rq->match.params[0], *owner = api_owner(rq);
+    const char *owner = api_owner(rq);
     if (!id_valid(id, "sbx_")) return no_such_cell(e);
     struct cell *cell = cell_find(api->world, id, e);
     if (!cell) {
@@ -46,15 +49,28 @@ static int find_cell(struct request *rq, struct err *e) {
     return 0;
 }
 
+/* The daemon's own paths come first; what none of them is may be one of another API. */
+static int find_route(struct request *rq, char allow[static 64], struct err *e) {
+    struct err other;
+    if (route_find(routes, routes_count, rq->method, rq->path, &rq->match, allow, e) == 0) return 0;
+    if (strcmp(e->code, ERR_NOT_FOUND) != 0) return -1;
+    int found = e2b_find_control(rq, allow, &other);
+    if (!found) found = compat_find(rq, allow, &other);
+    if (found < 0) *e = other;
+    return found > 0 ? 0 : -1;
+}
+
 static int admit(struct request *rq, unsigned *status, char allow[static 64], struct err *e) {
     struct api *api = api_of(rq);
     if (guard_size(rq, status, e) < 0 || guard_host(rq, e) < 0 || split_target(rq, e) < 0) return -1;
-    if (route_find(routes, routes_count, rq->method, rq->path, &rq->match, allow, e) < 0) return -1;
+    int port = e2b_admit_port(rq, status, allow, e);
+    if (port) return port < 0 ? -1 : 0;
+    if (find_route(rq, allow, e) < 0) return -1;
     const struct route *route = rq->match.route;
     if (guard_key(rq, route->auth, e) < 0) return -1;
     if (!api->ready && route->auth != AUTH_OPEN)
         return err_hint(e, ERR_UNAVAILABLE, "try again in a moment", "the daemon is still taking over its cells");
-    return route->scope != SCOPE_HOST ? find_cell(rq, e) : 0;
+    return route->scope != SCOPE_HOST ? api_find_cell(rq, rq->match.params[0], e) : 0;
 }
 
 /* ---- a request for a cell that is hibernated: it is woken first ---- */
@@ -122,6 +138,7 @@ void api_begin(struct request *rq) {
     struct err e;
     unsigned status = 0;
     char allow[64] = "";
+    trace_accept(rq);
     if (admit(rq, &status, allow, &e) < 0) {
         if (allow[0] && strcmp(rq->method, "OPTIONS") == 0)
             reply_empty(rq, 204);
@@ -142,6 +159,7 @@ void api_run(struct request *rq) { run(rq); }
 /* A timeout never surprises: every answer about a cell says how long it has, and what happens then. */
 void api_replied(struct request *rq) {
     char text[32];
+    trace_reply(rq);
     if (!rq->cell || api_of(rq)->world == NULL) return;
     double left;
     const char *then = cell_time_left(rq->cell, &left);
@@ -161,5 +179,6 @@ void api_over(struct request *rq) {
 }
 
 void api_freed(struct request *rq) {
+    trace_end(rq);
     if (rq->cell) cell_release(rq->cell);
 }

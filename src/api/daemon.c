@@ -10,10 +10,13 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "api/compat/e2b.h"
 #include "api/json_text.h"
+#include "api/mcp/session.h"
 #include "api/metrics.h"
 #include "api/owners.h"
 #include "api/router.h"
+#include "api/trace/exporter.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "cell/template.h"
@@ -79,9 +82,20 @@ static int check_listen(struct daemon *d, struct err *e) {
                     d->options->http.listen);
 }
 
+/* Off unless an address is set, here or where every program that traces looks for it. */
+static int open_tracing(struct daemon *d, struct err *e) {
+    const char *endpoint = d->options->otlp_endpoint;
+    if (!endpoint || !*endpoint) endpoint = getenv("OTEL_EXPORTER_OTLP_ENDPOINT");
+    if (!endpoint || !*endpoint) return 0;
+    d->api.exporter = exporter_open(endpoint, getenv("OTEL_EXPORTER_OTLP_HEADERS"), e);
+    if (d->api.exporter) log_info("tracing: spans go to %s", endpoint);
+    return d->api.exporter ? 0 : -1;
+}
+
 static int open_parts(struct daemon *d, driver_open_fn open_driver, struct err *e) {
     const struct daemon_options *o = d->options;
     if (open_state(d, e) < 0) return -1;
+    if (e2b_open(&d->api, o->state_dir, e) < 0) return -1;
     d->api.keys = keys_open(d->api.store);
     d->api.metrics = metrics_open();
     d->api.owners = owners_open();
@@ -95,6 +109,8 @@ static int open_parts(struct daemon *d, driver_open_fn open_driver, struct err *
     world.state_dir = o->state_dir;
     d->api.world = world_open(&world, e);
     if (!d->api.world) return -1;
+    if (open_tracing(d, e) < 0) return -1;
+    d->api.mcp = mcp_open(&d->api, &d->loop, o->mcp_idle_ms);
     struct http_config http = o->http;
     http.loop = &d->loop;
     http.begin = api_begin;
@@ -123,6 +139,7 @@ static void stop(struct daemon *d) {
     if (d->stopping) return;
     d->stopping = true;
     if (d->api.http) http_server_close(d->api.http);
+    if (d->api.mcp) mcp_close(d->api.mcp);
     if (d->api.world) world_close(d->api.world);
     d->api.world = NULL;
     uv_close((uv_handle_t *)&d->term, NULL);
@@ -184,6 +201,7 @@ static void listen_for_signals(struct daemon *d) {
 
 static void close_parts(struct daemon *d) {
     if (d->api.http) http_server_free(d->api.http);
+    if (d->api.exporter) exporter_close(d->api.exporter); /* the requests have ended their spans */
     if (d->api.keys) keys_close(d->api.keys);
     if (d->api.store) store_close(d->api.store);
     if (d->api.metrics) metrics_close(d->api.metrics);
@@ -217,18 +235,27 @@ int daemon_run(struct daemon_options *o, driver_open_fn open_driver) {
 
 /* ---- main's part ---- */
 
-static int print_routes(void) {
-    static const char *const bodies[] = {"none", "json", "stream"}, *const auths[] = {"open", "key", "local"};
-    struct json_object *list = json_object_new_array();
-    for (size_t i = 0; i < routes_count; i++) {
+/* The tables of other people's clients say whose they are in "of"; our own rows say "cella". */
+static void put_routes(struct json_object *list, const struct route_table *table) {
+    static const char *const bodies[] = {"none", "json", "stream", "text"}, *const auths[] = {"open", "key", "local"};
+    char of[32];
+    (void)snprintf(of, sizeof of, "%.*s", (int)strcspn(table->name, ":"), table->name);
+    for (size_t i = 0; i < table->count; i++) {
+        const struct route *route = &table->rows[i];
         struct json_object *row = json_object_new_object();
-        json_set_text(row, "method", routes[i].method);
-        json_set_text(row, "path", routes[i].pattern);
-        json_set_text(row, "summary", routes[i].summary);
-        json_set_text(row, "body", bodies[routes[i].body]);
-        json_set_text(row, "auth", auths[routes[i].auth]);
+        json_set_text(row, "method", route->method);
+        json_set_text(row, "path", route->pattern);
+        json_set_text(row, "of", of[0] ? of : "cella");
+        json_set_text(row, "summary", route->summary);
+        json_set_text(row, "body", bodies[route->body]);
+        json_set_text(row, "auth", auths[route->auth]);
         json_object_array_add(list, row);
     }
+}
+
+static int print_routes(void) {
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < route_tables_count; i++) put_routes(list, route_tables[i]);
     puts(json_object_to_json_string_ext(list, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
     json_object_put(list);
     return 0;

@@ -1,12 +1,13 @@
 /* POST …/exec {code, language}: the dialect that answers with one NDJSON event per line of output and an exit event.
- * Python runs in the cell's default context (state stays), bash in a fresh process, one after the other as the cell's
- * context and process rules say. */
+ * Python runs in the cell's default context (state stays), bash in a fresh process. These clients count on one at a time in
+ * a sandbox, in the order they asked: the others wait here. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "api/handlers.h"
 #include "api/live.h"
 #include "api/metrics.h"
+#include "api/trace/trace.h"
 #include "base/clock.h"
 #include "cell/execution.h"
 #include "cell/process.h"
@@ -14,6 +15,8 @@
 #define LINE_MAX_BYTES (64u * 1024) /* a longer line goes out in pieces */
 
 struct lines {
+    struct lines *next; /* all of them, in the order they came */
+    bool waiting;
     struct request *rq;
     struct live live;
     struct process *process;
@@ -24,12 +27,28 @@ struct lines {
 
 static const char *const names[2] = {"stdout", "stderr"};
 
+static struct lines *all; /* loop thread */
+
+static void begin(struct lines *);
+
+static struct lines *first_of(const struct cell *cell) {
+    struct lines *l = all;
+    while (l && l->rq->cell != cell) l = l->next;
+    return l;
+}
+
 static void lines_free(struct lines *l) {
-    live_remove(api_of(l->rq), &l->live);
+    struct request *rq = l->rq;
+    struct lines **at = &all, *next;
+    while (*at != l) at = &(*at)->next;
+    *at = l->next;
+    live_remove(api_of(rq), &l->live);
     buf_free(&l->held[0]);
     buf_free(&l->held[1]);
-    request_release(l->rq);
     free(l);
+    next = first_of(rq->cell);
+    if (next && next->waiting && !request_stopping(next->rq)) begin(next);
+    request_release(rq);
 }
 
 static void pause_source(struct lines *l, bool paused) {
@@ -103,6 +122,7 @@ static void on_execution(void *arg, struct execution *ex, enum execution_event e
     case EXECUTION_END:
         metrics_execution(api_of(l->rq)->metrics, json_object_get_string(json_field(json, "exit")),
                           json_object_get_int64(json_field(json, "duration_ms")));
+        span_execution(trace_span(l->rq), json);
         finish(l, exit_number(json), json_object_get_string(json_field(json, "exit")));
         break;
     case EXECUTION_START:
@@ -120,6 +140,7 @@ static void on_process(void *arg, struct process *p, enum process_event event, s
     } else if (event == PROCESS_END) {
         struct json_object *code = json_field(json, "exit_code");
         if (e) put_output(l, 1, e->text, strlen(e->text));
+        span_process(trace_span(l->rq), json);
         finish(l, code ? json_object_get(code) : NULL, e ? "error" : json_object_get_string(json_field(json, "exit")));
     }
 }
@@ -166,16 +187,38 @@ static int start(struct lines *l, struct err *e) {
     return l->process ? 0 : -1;
 }
 
-void exec_code_as_lines(struct request *rq) {
+static void begin(struct lines *l) {
     static const struct stream_ops ops = {.drained = drained, .gone = gone};
     struct err e;
-    struct lines *l = calloc(1, sizeof *l);
-    if (!l) abort();
-    l->rq = request_hold(rq);
+    l->waiting = false;
     if (start(l, &e) < 0) {
-        reply_err(rq, &e);
+        reply_err(l->rq, &e);
         lines_free(l);
         return;
     }
-    l->st = stream_open(rq, 200, TYPE_NDJSON, UINT64_MAX, &ops, l);
+    l->st = stream_open(l->rq, 200, TYPE_NDJSON, UINT64_MAX, &ops, l);
+}
+
+static void gone_waiting(void *arg) {
+    struct lines *l = arg;
+    struct err e;
+    err_set(&e, ERR_UNAVAILABLE, "the code was given up before its turn came");
+    reply_err(l->rq, &e);
+    lines_free(l);
+}
+
+void exec_code_as_lines(struct request *rq) {
+    struct lines *l = calloc(1, sizeof *l), **end = &all;
+    bool busy = first_of(rq->cell) != NULL;
+    if (!l) abort();
+    trace_start(rq, "cella.execute");
+    span_code(trace_span(rq), rq->body);
+    l->rq = request_hold(rq);
+    l->waiting = true;
+    while (*end) end = &(*end)->next;
+    *end = l;
+    if (busy)
+        request_on_gone(rq, gone_waiting, l);
+    else
+        begin(l);
 }

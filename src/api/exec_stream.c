@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/handlers.h"
+#include "api/trace/trace.h"
 #include "cell/process.h"
 
 struct watch {
@@ -12,6 +13,7 @@ struct watch {
     struct stream *st;
     enum event_format format;
     struct utf8_tail out, err;
+    long long sizes[2]; /* bytes of stdout and stderr */
     bool attached; /* we only watch: the process is not ours to end */
 };
 
@@ -50,23 +52,52 @@ static void send_error(struct watch *w, const struct err *e) {
     json_object_put(json);
 }
 
+/* Readers of server-sent events that know only numbers take a missing exit code for 0: they hear an error behind it. */
+static void send_no_code(struct watch *w, struct json_object *end) {
+    struct err e;
+    const char *how = json_object_get_string(json_field(end, "exit"));
+    if (w->format != FORMAT_SSE || json_field(end, "exit_code")) return;
+    if (how && strcmp(how, "timeout") == 0)
+        err_set(&e, "timeout", "timeout: the command did not end within its time limit");
+    else
+        err_set(&e, "killed", "the command did not exit by itself: %s", how ? how : "unknown");
+    send_error(w, &e);
+}
+
 static void ended(struct watch *w, struct json_object *json, struct err *e) {
+    struct span *span = trace_span(w->rq);
+    if (e)
+        span_fail(span, e->code);
+    else
+        span_process(span, json);
+    span_number(span, "cella.stdout.bytes", w->sizes[0]);
+    span_number(span, "cella.stderr.bytes", w->sizes[1]);
     send_chunk(w, "stdout", &w->out, NULL, 0, true);
     send_chunk(w, "stderr", &w->err, NULL, 0, true);
-    if (e)
+    if (e) {
         send_error(w, e);
-    else
+    } else {
         send_json(w, "exit", json);
+        send_no_code(w, json);
+    }
     stream_end(w->st);
     watch_free(w);
+}
+
+static void send_start(struct watch *w, struct json_object *json) {
+    struct json_object *start = trace_event(w->rq, json);
+    span_process(trace_span(w->rq), start);
+    send_json(w, "start", start);
+    json_object_put(start);
 }
 
 static void on_event(void *arg, struct process *p, enum process_event event, struct json_object *json,
                      const void *bytes, size_t n, struct err *e) {
     struct watch *w = arg;
     (void)p;
+    if (event == PROCESS_STDOUT || event == PROCESS_STDERR) w->sizes[event == PROCESS_STDERR] += (long long)n;
     switch (event) {
-    case PROCESS_START: send_json(w, "start", json); break;
+    case PROCESS_START: send_start(w, json); break;
     case PROCESS_STDOUT: send_chunk(w, "stdout", &w->out, bytes, n, false); break;
     case PROCESS_STDERR: send_chunk(w, "stderr", &w->err, bytes, n, false); break;
     case PROCESS_STDIN_DRAINED: break;

@@ -46,6 +46,7 @@ static bool is_own_address(struct request *rq, const char *host) {
 static bool host_allowed(struct request *rq, const char *host) {
     struct api *api = api_of(rq);
     if (host_is_loopback(host)) return true;
+    host = host_behind_sandbox(host); /* who may be called NAME may be asked for {port}-{id}.NAME */
     for (unsigned i = 0; i < api->allowed_hosts_count; i++)
         if (strcasecmp(api->allowed_hosts[i], host) == 0) return true;
     return is_own_address(rq, host);
@@ -70,14 +71,14 @@ int guard_host(struct request *rq, struct err *e) {
     return 0;
 }
 
-/* "Bearer KEY", X-API-Key, or ?token= for WebSockets, whose clients in browsers can set no header. */
+/* X-API-Key, "Bearer KEY", or ?token= for WebSockets, whose clients in browsers can set no header. */
 static const char *key_of(struct request *rq) {
-    const char *authorization = request_header(rq, MHD_HTTP_HEADER_AUTHORIZATION), *key;
+    const char *authorization = request_header(rq, MHD_HTTP_HEADER_AUTHORIZATION), *key = request_header(rq, "X-API-Key");
+    if (key) return key; /* first: some clients send a token of another service as Bearer besides */
     if (authorization && strncasecmp(authorization, "Bearer ", 7) == 0) {
         authorization += 7;
         return authorization + strspn(authorization, " ");
     }
-    if ((key = request_header(rq, "X-API-Key"))) return key;
     return request_header(rq, MHD_HTTP_HEADER_UPGRADE) ? request_query(rq, "token") : NULL;
 }
 

@@ -103,6 +103,9 @@ void handle_promote(struct request *);
 void handle_merge(struct request *);
 /* routes_diff.c */
 void handle_diff(struct request *);
+/* mcp/mcp.c */
+void handle_mcp_post(struct request *);
+void handle_mcp_delete(struct request *);
 /* routes_later.c */
 void handle_later(struct request *);
 
@@ -112,5 +115,7 @@ void answer_created(void *rq, struct err *, struct json_object *borrowed);
 void answer_empty(void *rq, struct err *);
 /* A query flag; replies invalid_request and returns false when it is neither true nor false. */
 bool flag_of(struct request *, const char *name, bool *out);
+/* Send what a "read" or "tar_get" of the guest gives (taken over); archive: its size is not known before its end. */
+void answer_download(struct request *, struct json_object *taken_op, bool archive, const char *content_type);
 /* What the guest is asked about ?path= (fallback when it is missing): {"op": op, "path": …}, a new reference; NULL after a reply. */
 struct json_object *path_operation(struct request *rq, const char *op, const char *fallback);

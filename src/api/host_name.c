@@ -42,6 +42,13 @@ bool host_is_loopback(const char *host) {
     return inet_pton(AF_INET6, host, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
 }
 
+const char *host_behind_sandbox(const char *host) {
+    size_t digits = strspn(host, "0123456789");
+    const char *id = host + digits + 1, *dot = strchr(host, '.');
+    if (!digits || digits > 5 || host[digits] != '-' || !dot || strncmp(id, "sbx_", 4) != 0) return host;
+    return dot == id + 4 + strspn(id + 4, "0123456789abcdef") && dot[1] ? dot + 1 : host;
+}
+
 static int default_port(const char *scheme) { return strcmp(scheme, "https") == 0 ? 443 : 80; }
 
 /* Origin = scheme://host[:port], the same place that Host names. */

@@ -97,11 +97,14 @@ static const char *find_nul(struct json_object *value, int depth) {
     return NULL;
 }
 
-int json_parse_object(const char *text, size_t n, struct json_object **out, struct err *e) {
-    *out = NULL;
+static size_t blanks(const char *text, size_t n) {
     size_t skip = 0;
     while (skip < n && strchr(" \t\r\n", text[skip]) && text[skip]) skip++;
-    if (skip == n) return 0;
+    return skip;
+}
+
+/* One value and nothing behind it. New reference in *out. */
+static int parse_value(const char *text, size_t n, struct json_object **out, struct err *e) {
     size_t at;
     const char *foreign = find_foreign(text, n, &at);
     if (foreign) return refuse(e, text, at, foreign);
@@ -122,18 +125,44 @@ int json_parse_object(const char *text, size_t n, struct json_object **out, stru
         json_object_put(value);
         return refuse(e, text, end, "something follows the object");
     }
-    if (!json_object_is_type(value, json_type_object)) {
-        json_object_put(value);
-        return refuse(e, text, skip, "it is not an object");
-    }
-    const char *nul = find_nul(value, 0);
-    if (nul) {
-        err_set(e, ERR_INVALID, "the field \"%.64s\" has a NUL character", nul);
-        json_object_put(value);
-        return -1;
-    }
     *out = value;
     return 0;
+}
+
+/* depth 0: the fields of a body that are free text may have NULs. */
+static int refuse_nul(struct json_object **value, int depth, struct err *e) {
+    const char *nul = find_nul(*value, depth);
+    if (!nul) return 0;
+    err_set(e, ERR_INVALID, "the field \"%.64s\" has a NUL character", nul);
+    json_object_put(*value);
+    *value = NULL;
+    return -1;
+}
+
+int json_parse_object(const char *text, size_t n, struct json_object **out, struct err *e) {
+    *out = NULL;
+    size_t skip = blanks(text, n);
+    if (skip == n) return 0;
+    if (parse_value(text, n, out, e) < 0) return -1;
+    if (!json_object_is_type(*out, json_type_object)) {
+        json_object_put(*out);
+        *out = NULL;
+        return refuse(e, text, skip, "it is not an object");
+    }
+    return refuse_nul(out, 0, e);
+}
+
+int json_parse_document(const char *text, size_t n, struct json_object **out, struct err *e) {
+    *out = NULL;
+    size_t skip = blanks(text, n);
+    if (skip == n) return err_set(e, ERR_INVALID, "the body is empty");
+    if (parse_value(text, n, out, e) < 0) return -1;
+    if (!json_object_is_type(*out, json_type_object) && !json_object_is_type(*out, json_type_array)) {
+        json_object_put(*out);
+        *out = NULL;
+        return refuse(e, text, skip, "it is neither an object nor a list");
+    }
+    return refuse_nul(out, 1, e);
 }
 
 void json_put_text(struct buf *b, const char *text, size_t n) {

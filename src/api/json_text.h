@@ -14,6 +14,8 @@
  * Strict: no comments, no trailing commas, UTF-8 only, no NUL inside names or strings except in the top-level fields
  * "code", "stdin" and "input", nothing behind the object. invalid_request says line and column. New reference. */
 int json_parse_object(const char *text, size_t n, struct json_object **out, struct err *);
+/* The same for a document that may be a list as well; empty text is an error. No string may have a NUL. */
+int json_parse_document(const char *text, size_t n, struct json_object **out, struct err *);
 
 /* Append "text" with quotes and escapes; the text must be UTF-8. */
 void json_put_text(struct buf *, const char *text, size_t n);

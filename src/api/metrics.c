@@ -10,6 +10,7 @@
 #include "api/api.h"
 #include "api/http_server.h"
 #include "api/json_text.h"
+#include "api/trace/exporter.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "cell/world.h"
@@ -37,11 +38,33 @@ struct api_metrics {
     uint64_t unrouted[6], total;
     uint64_t exits[EXITS];
     struct histogram execution;
-    struct route_numbers routes[]; /* routes_count */
+    struct route_numbers routes[]; /* of every row of every table, table after table */
 };
 
+static size_t rows_in_all(void) {
+    size_t n = 0;
+    for (size_t t = 0; t < route_tables_count; t++) n += route_tables[t]->count;
+    return n;
+}
+
+static size_t row_place(const struct route *route) {
+    size_t before = 0;
+    for (size_t t = 0; t < route_tables_count; before += route_tables[t++]->count)
+        if (route >= route_tables[t]->rows && route < route_tables[t]->rows + route_tables[t]->count)
+            return before + (size_t)(route - route_tables[t]->rows);
+    abort(); /* every route is of a table */
+}
+
+/* Row i of all, and the name of its table. */
+static const struct route *row_at(size_t i, const char **table) {
+    size_t t = 0;
+    while (i >= route_tables[t]->count) i -= route_tables[t++]->count;
+    *table = route_tables[t]->name;
+    return &route_tables[t]->rows[i];
+}
+
 struct api_metrics *metrics_open(void) {
-    struct api_metrics *m = calloc(1, sizeof *m + routes_count * sizeof m->routes[0]);
+    struct api_metrics *m = calloc(1, sizeof *m + rows_in_all() * sizeof m->routes[0]);
     if (!m) abort();
     return m;
 }
@@ -60,7 +83,7 @@ void metrics_request(struct api_metrics *m, const struct route *route, unsigned 
         m->unrouted[class]++;
         return;
     }
-    struct route_numbers *r = &m->routes[route - routes];
+    struct route_numbers *r = &m->routes[row_place(route)];
     r->by_class[class]++;
     observe(&r->time, us);
 }
@@ -85,21 +108,25 @@ static void head(struct buf *out, const char *name, const char *type, const char
 }
 
 static void put_requests(const struct api_metrics *m, struct buf *out) {
+    const char *table;
     head(out, "cella_http_requests_total", "counter", "Requests by route and class of status.");
-    for (size_t i = 0; i < routes_count; i++)
+    for (size_t i = 0; i < rows_in_all(); i++) {
+        const struct route *row = row_at(i, &table);
         for (unsigned c = 0; c < 6; c++)
             if (m->routes[i].by_class[c])
-                buf_printf(out, "cella_http_requests_total{method=\"%s\",route=\"%s\",status=\"%uxx\"} %lu\n",
-                           routes[i].method, routes[i].pattern, c, m->routes[i].by_class[c]);
+                buf_printf(out, "cella_http_requests_total{method=\"%s\",route=\"%s%s\",status=\"%uxx\"} %lu\n",
+                           row->method, table, row->pattern, c, m->routes[i].by_class[c]);
+    }
     for (unsigned c = 0; c < 6; c++)
         if (m->unrouted[c])
             buf_printf(out, "cella_http_requests_total{method=\"\",route=\"\",status=\"%uxx\"} %lu\n", c,
                        m->unrouted[c]);
     head(out, "cella_http_request_seconds", "histogram", "Time from a request's first line to the end of its answer.");
-    for (size_t i = 0; i < routes_count; i++) {
+    for (size_t i = 0; i < rows_in_all(); i++) {
         char labels[256];
+        const struct route *row = row_at(i, &table);
         if (!m->routes[i].time.count) continue;
-        (void)snprintf(labels, sizeof labels, "method=\"%s\",route=\"%s\"", routes[i].method, routes[i].pattern);
+        (void)snprintf(labels, sizeof labels, "method=\"%s\",route=\"%s%s\"", row->method, table, row->pattern);
         put_histogram(out, "cella_http_request_seconds", labels, &m->routes[i].time);
     }
 }
@@ -149,12 +176,22 @@ static void put_process(struct api *api, struct buf *out) {
     buf_printf(out, "cella_http_connections %u\n", http_server_connections(api->http));
 }
 
+static void put_tracing(struct exporter *x, struct buf *out) {
+    if (!x) return;
+    struct exporter_numbers n = exporter_count(x);
+    head(out, "cella_trace_spans_total", "counter", "Spans by what became of them: sent, dropped (the queue was full), failed (the collector did not take them).");
+    buf_printf(out, "cella_trace_spans_total{result=\"sent\"} %lu\n", n.sent);
+    buf_printf(out, "cella_trace_spans_total{result=\"dropped\"} %lu\n", n.dropped);
+    buf_printf(out, "cella_trace_spans_total{result=\"failed\"} %lu\n", n.failed);
+}
+
 void metrics_text(struct api *api, struct buf *out) {
     head(out, "cella_build_info", "gauge", "Always 1; the version is a label.");
     buf_printf(out, "cella_build_info{version=\"%s\"} 1\n", CELLA_VERSION);
     put_process(api, out);
     put_requests(api->metrics, out);
     put_executions(api->metrics, out);
+    put_tracing(api->exporter, out);
     struct json_object *numbers = world_metrics(api->world);
     put_numbers(out, "cella", numbers, 0);
     json_object_put(numbers);

@@ -48,6 +48,8 @@ static const struct option options[] = {
     {"idle-default", NUMBER, 0, 1 << 30, "SECONDS", "idle timeout of a sandbox that asks for none, 0 for none"},
     {"execute-timeout", NUMBER, 1, 1 << 30, "SECONDS", "for code that asks for no timeout"},
     {"output-bytes-max", NUMBER, 1024, 1 << 30, "N", "kept and sent per stream and execution"},
+    {"otlp-endpoint", TEXT, 0, 0, "URL", "send traces there, OTLP/HTTP (default: OTEL_EXPORTER_OTLP_ENDPOINT of the environment, else none)"},
+    {"mcp-idle", NUMBER, 1, 1 << 30, "SECONDS", "an MCP session without a call ends after this (default 1800)"},
     {"pool-filled", NUMBER, 0, 10000, "N", "sandboxes kept ready with a warm Python"},
     {"pool-empty", NUMBER, 0, 10000, "N", "sandboxes kept ready without"},
 };
@@ -58,6 +60,7 @@ void options_defaults(struct daemon_options *o) {
                                  .keeper_socket = "/run/cella/keeper.sock",
                                  .warm = "default",
                                  .log_level = LOG_INFO,
+                                 .mcp_idle_ms = 1800 * 1000,
                                  .pool_filled = -1,
                                  .pool_empty = -1};
     http_config_defaults(&o->http);
@@ -77,6 +80,7 @@ static void set_text(struct daemon_options *o, const char *name, const char *val
     if (!strcmp(name, "config")) o->config_file = value;
     if (!strcmp(name, "port-file")) o->port_file = value;
     if (!strcmp(name, "warm")) o->warm = value;
+    if (!strcmp(name, "otlp-endpoint")) o->otlp_endpoint = value;
 }
 
 static bool set_limit(struct cell_limits *l, const char *name, size_t length, long long n) {
@@ -113,6 +117,7 @@ static void set_number(struct daemon_options *o, const char *name, long long n) 
     if (!strcmp(name, "idle-default")) o->world.idle_timeout_default_ms = n * 1000;
     if (!strcmp(name, "execute-timeout")) o->world.execute_timeout_default_ms = n * 1000;
     if (!strcmp(name, "output-bytes-max")) o->world.output_bytes_max = (uint64_t)n;
+    if (!strcmp(name, "mcp-idle")) o->mcp_idle_ms = n * 1000;
     if (!strcmp(name, "pool-filled")) o->pool_filled = n;
     if (!strcmp(name, "pool-empty")) o->pool_empty = n;
 }

@@ -22,6 +22,8 @@ struct daemon_options {
     enum log_level log_level;
     struct http_config http;           /* listen and the limits of clients */
     struct world_config world;         /* the defaults and limits of cells */
+    const char *otlp_endpoint;         /* where spans go, or NULL */
+    int64_t mcp_idle_ms;               /* an MCP session without a call ends after this */
     long long pool_filled, pool_empty; /* -1: the driver's own choice */
     struct kept_text *kept;            /* values that came from a file */
 };

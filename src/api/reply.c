@@ -84,6 +84,10 @@ void reply_empty(struct request *rq, unsigned status) {
 void reply_err(struct request *rq, const struct err *e) { reply_err_as(rq, reply_status_of(e->code), e); }
 
 void reply_err_as(struct request *rq, unsigned status, const struct err *e) {
+    if (rq->reply_error) {
+        rq->reply_error(rq, status, e);
+        return;
+    }
     struct buf b = {0};
     buf_str(&b, "{\"error\":");
     struct utf8_tail tail = {0};

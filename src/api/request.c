@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "api/http_internal.h"
 #include "api/json_text.h"
@@ -231,7 +232,7 @@ static enum MHD_Result body(struct request *rq, const char *bytes, size_t *n) {
     rq->body_seen += *n;
     if (rq->body_seen > BODY_JSON_MAX)
         body_too_large(rq);
-    else if (rq->body_policy == BODY_JSON)
+    else if (rq->body_policy == BODY_JSON || rq->body_policy == BODY_TEXT)
         buf_append(&rq->collected, bytes, *n);
     *n = 0;
     return MHD_YES;
@@ -280,6 +281,8 @@ void request_completed(void *arg, struct MHD_Connection *conn, void **slot, enum
     *slot = NULL;
     if (!rq) return;
     if (rq->peer) {
+        /* The library closes the socket of a cut response when the next event of that very socket comes: here it is. */
+        if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK) (void)shutdown(rq->peer->fd, SHUT_RDWR);
         http_peer_unwatch(rq->peer);
         rq->peer->request = NULL;
         http_peer_enter(rq->peer, PEER_IDLE);

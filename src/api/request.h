@@ -16,6 +16,7 @@
 
 struct http_server;
 struct http_peer;
+struct span;
 struct cell;
 struct MHD_Connection;
 struct MHD_Response;
@@ -39,9 +40,13 @@ struct request {
     struct json_object *body; /* BODY_JSON: the object, NULL when nothing was sent */
     struct cell *cell;        /* SCOPE_CELL: held as long as the request */
     char key_id[KEY_ID_MAX];  /* "" : no key was needed */
+    struct span *span;        /* trace/trace.h: of this request, or NULL */
+    char traceparent[56];     /* what goes back to the client, or "" */
     bool local;               /* the client is on this machine and no proxy stands between */
     int64_t started_us;       /* monotonic */
     unsigned status;          /* of the reply, 0 before */
+    /* How this request's client wants errors written; NULL: {"error","code","hint"}. reply_err and reply_err_as ask it. */
+    void (*reply_error)(struct request *, unsigned status, const struct err *);
 
     /* for begin */
     enum body_policy body_policy;
@@ -57,7 +62,7 @@ struct request {
     unsigned refs;
     bool begun, running, ended_body, suspended, queued, cut, sink_dry;
     uint64_t body_length, body_seen; /* UINT64_MAX: chunked */
-    struct buf collected;
+    struct buf collected; /* BODY_TEXT: the body, for the handler */
     void (*gone)(void *arg);
     void *gone_arg;
     char *uri, *path;

@@ -13,6 +13,7 @@ enum body_policy {
     BODY_NONE,   /* whatever comes is read and dropped, up to BODY_JSON_MAX */
     BODY_JSON,   /* collected up to BODY_JSON_MAX and parsed: an object, or nothing at all */
     BODY_STREAM, /* the handler runs when the headers are there and takes the bytes as they come */
+    BODY_TEXT,   /* collected up to BODY_JSON_MAX; the handler reads request->collected itself */
 };
 #define BODY_JSON_MAX (8u << 20)
 
@@ -38,6 +39,15 @@ struct route {
 
 extern const struct route routes[];
 extern const size_t routes_count;
+
+/* The tables of the daemon: its own, and those of other people's clients, whose paths have another meaning (compat/). */
+struct route_table {
+    const char *name; /* in front of the path where several tables are shown together: "", "e2b", … */
+    const struct route *rows;
+    size_t count;
+};
+extern const struct route_table *const route_tables[];
+extern const size_t route_tables_count;
 
 struct route_match {
     const struct route *route;

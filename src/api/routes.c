@@ -1,4 +1,7 @@
 /* The table of every route. docs/openapi.yaml is tested against it (cellad --routes prints it). */
+#include "api/compat/containers.h"
+#include "api/compat/e2b.h"
+#include "api/compat/tables.h"
 #include "api/handlers.h"
 #include "api/router.h"
 
@@ -18,7 +21,8 @@ const struct route routes[] = {
     {"GET", "/v1/keys", handle_key_list, BODY_NONE, AUTH_LOCAL, SCOPE_HOST, "List API keys"},
     {"DELETE", "/v1/keys/{key_id}", handle_key_delete, BODY_NONE, AUTH_LOCAL, SCOPE_HOST, "Delete an API key"},
     {"GET", "/v1/templates", handle_template_list, BODY_NONE, AUTH_KEY, SCOPE_HOST, "List templates"},
-    {"POST", "/v1/templates/build", handle_later, BODY_NONE, AUTH_KEY, SCOPE_HOST, "template build over HTTP"},
+    {"POST", "/v1/templates/build", handle_later, BODY_STREAM, AUTH_KEY, SCOPE_HOST, "template build over HTTP"},
+    {"GET", "/v1/templates/builds", handle_later, BODY_NONE, AUTH_KEY, SCOPE_HOST, "template build over HTTP"},
     {"GET", "/v1/templates/{name}", handle_template_get, BODY_NONE, AUTH_KEY, SCOPE_HOST, "Describe a template"},
     {"DELETE", "/v1/templates/{name}", handle_later, BODY_NONE, AUTH_KEY, SCOPE_HOST, "template delete"},
     {"POST", "/v1/sandboxes", handle_cell_create, BODY_JSON, AUTH_KEY, SCOPE_HOST, "Create a sandbox"},
@@ -92,6 +96,12 @@ const struct route routes[] = {
     {"POST", "/v1/spaces/{space}/resume", handle_space_resume, BODY_NONE, AUTH_KEY, SCOPE_HOST, "Bring the sandbox of a Space back"},
     {"GET", "/v1/sandboxes/{id}/network", handle_later, BODY_NONE, AUTH_KEY, SCOPE_CELL, "network policy"},
     {"PUT", "/v1/sandboxes/{id}/network", handle_later, BODY_NONE, AUTH_KEY, SCOPE_CELL, "network policy"},
+    {"POST", "/mcp", handle_mcp_post, BODY_TEXT, AUTH_KEY, SCOPE_HOST, "Model Context Protocol: messages of a client"},
+    {"DELETE", "/mcp", handle_mcp_delete, BODY_NONE, AUTH_KEY, SCOPE_HOST, "Model Context Protocol: end a session"},
 };
 /* clang-format on */
 const size_t routes_count = sizeof routes / sizeof *routes;
+
+static const struct route_table own_routes = {"", routes, sizeof routes / sizeof *routes};
+const struct route_table *const route_tables[] = {&own_routes, &e2b_control_routes, &e2b_envd_routes, &e2b_code_routes, &containers_routes, &pandastack_routes};
+const size_t route_tables_count = sizeof route_tables / sizeof *route_tables;

@@ -3,6 +3,7 @@
 
 #include "api/handlers.h"
 #include "api/owners.h"
+#include "api/trace/trace.h"
 #include "base/id.h"
 #include "cell/branch.h"
 #include "cell/world.h"
@@ -12,6 +13,8 @@ static void own_children(struct request *rq, struct json_object *said) {
     struct json_object *ids = json_field(said, "children");
     for (size_t i = 0; rq->key_id[0] && i < json_object_array_length(ids); i++)
         owners_add(api_of(rq)->owners, json_object_get_string(json_object_array_get_idx(ids, i)), rq->key_id);
+    span_number(trace_span(rq), "cella.children", (long long)json_object_array_length(ids));
+    span_number(trace_span(rq), "cella.failures", (long long)json_object_array_length(json_field(said, "errors")));
 }
 
 static void forked(void *arg, struct err *e, struct json_object *said) {
@@ -20,7 +23,10 @@ static void forked(void *arg, struct err *e, struct json_object *said) {
     answer_created(rq, e, said);
 }
 
-void handle_fork(struct request *rq) { cell_fork(rq->cell, rq->body, false, forked, request_hold(rq)); }
+void handle_fork(struct request *rq) {
+    trace_start(rq, "cella.fork");
+    cell_fork(rq->cell, rq->body, false, forked, request_hold(rq));
+}
 
 /* ---- the same, in the shape of a tree ---- */
 
@@ -39,6 +45,8 @@ static struct json_object *tree_children(struct json_object *cells) {
         json_set(o, "guest_ip", NULL);
         copy_field(o, "boot_ms", cell, "boot_ms");
         copy_field(o, "boot_mode", cell, "boot_mode");
+        copy_field(o, "status", cell, "status");
+        copy_field(o, "metadata", cell, "metadata");
         json_object_array_add(list, o);
     }
     return list;
@@ -71,7 +79,10 @@ static void forked_tree(void *arg, struct err *e, struct json_object *said) {
     request_release(rq);
 }
 
-void handle_fork_tree(struct request *rq) { cell_fork(rq->cell, rq->body, true, forked_tree, request_hold(rq)); }
+void handle_fork_tree(struct request *rq) {
+    trace_start(rq, "cella.fork");
+    cell_fork(rq->cell, rq->body, true, forked_tree, request_hold(rq));
+}
 
 void handle_tree(struct request *rq) {
     struct err e;

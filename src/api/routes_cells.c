@@ -2,8 +2,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/compat/tables.h"
 #include "api/handlers.h"
 #include "api/owners.h"
+#include "api/trace/trace.h"
 #include "base/clock.h"
 #include "cell/world.h"
 
@@ -16,6 +18,9 @@ static void created(void *arg, struct err *e, struct cell *cell) {
         struct json_object *about = cell_describe(cell);
         rq->cell = cell_hold(cell);
         if (rq->key_id[0]) owners_add(api_of(rq)->owners, cell_id(cell), rq->key_id);
+        span_text(trace_span(rq), "cella.sandbox.id", cell_id(cell));
+        span_text(trace_span(rq), "cella.template", json_object_get_string(json_field(about, "template")));
+        span_text(trace_span(rq), "cella.boot_mode", json_object_get_string(json_field(about, "boot_mode")));
         json_set_text(about, "state", "ready"); /* the word that some clients wait for */
         (void)snprintf(place, sizeof place, "/v1/sandboxes/%s", cell_id(cell));
         reply_json(rq, 201, about);
@@ -26,7 +31,9 @@ static void created(void *arg, struct err *e, struct cell *cell) {
 
 void handle_cell_create(struct request *rq) {
     const char *owner = api_owner(rq);
+    trace_start(rq, "cella.create");
     if (!rq->body) rq->body = json_object_new_object();
+    pandastack_default_template(rq);
     cell_create(api_of(rq)->world, rq->body, owner ? owner : "", created, request_hold(rq));
 }
 

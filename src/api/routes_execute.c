@@ -5,6 +5,7 @@
 #include "api/handlers.h"
 #include "api/live.h"
 #include "api/metrics.h"
+#include "api/trace/trace.h"
 #include "cell/execution.h"
 
 struct run {
@@ -13,6 +14,8 @@ struct run {
     struct stream *st; /* NULL: one answer at the end */
     enum event_format format;
     struct utf8_tail out, err;
+    long long sizes[2]; /* bytes of stdout and stderr that a stream carried */
+    bool streamed;
     bool detach; /* the code runs on when the client goes */
 };
 
@@ -27,6 +30,7 @@ static void run_free(struct run *r) {
 static void leave(struct run *r) {
     r->st = NULL;
     if (r->detach && !request_stopping(r->rq)) return;
+    span_fail(trace_span(r->rq), request_stopping(r->rq) ? "the daemon stopped" : "the client hung up");
     execution_detach(r->live.ex, !request_stopping(r->rq));
     run_free(r);
 }
@@ -116,6 +120,11 @@ static void send_end(struct run *r, struct json_object *execution) {
 
 static void ended(struct run *r, struct json_object *execution) {
     count(r, execution);
+    span_execution(trace_span(r->rq), execution);
+    if (r->streamed) {
+        span_number(trace_span(r->rq), "cella.stdout.bytes", r->sizes[0]);
+        span_number(trace_span(r->rq), "cella.stderr.bytes", r->sizes[1]);
+    }
     if (r->st) {
         send_text(r, "stdout", &r->out, NULL, 0, true);
         send_text(r, "stderr", &r->err, NULL, 0, true);
@@ -127,6 +136,12 @@ static void ended(struct run *r, struct json_object *execution) {
     run_free(r);
 }
 
+static void send_start(struct run *r, struct json_object *json) {
+    struct json_object *start = trace_event(r->rq, json);
+    send_json(r, "start", start);
+    json_object_put(start);
+}
+
 static void on_event(void *arg, struct execution *ex, enum execution_event event, struct json_object *json,
                      const void *bytes, size_t n) {
     struct run *r = arg;
@@ -135,9 +150,10 @@ static void on_event(void *arg, struct execution *ex, enum execution_event event
         ended(r, json);
         return;
     }
+    if (event == EXECUTION_STDOUT || event == EXECUTION_STDERR) r->sizes[event == EXECUTION_STDERR] += (long long)n;
     if (!r->st) return;
     switch (event) {
-    case EXECUTION_START: send_json(r, "start", json); break;
+    case EXECUTION_START: send_start(r, json); break;
     case EXECUTION_STDOUT: send_text(r, "stdout", &r->out, bytes, n, false); break;
     case EXECUTION_STDERR: send_text(r, "stderr", &r->err, bytes, n, false); break;
     case EXECUTION_DISPLAY: send_json(r, "display", json); break;
@@ -168,14 +184,16 @@ void handle_execute(struct request *rq) {
     bool detach;
     if (!flag_of(rq, "detach", &detach)) return;
     if (!rq->body) rq->body = json_object_new_object();
+    trace_start(rq, "cella.execute");
+    span_code(trace_span(rq), rq->body);
     if (form(rq, &format, &e) < 0) {
         reply_err(rq, &e);
         return;
     }
     struct run *r = calloc(1, sizeof *r);
     if (!r) abort();
-    *r = (struct run){.rq = request_hold(rq), .format = format, .detach = detach};
-    bool streamed = format != FORMAT_NONE;
+    *r = (struct run){.rq = request_hold(rq), .format = format, .detach = detach, .streamed = format != FORMAT_NONE};
+    bool streamed = r->streamed;
     struct execution *ex = execution_start(rq->cell, rq->body, true, !streamed, on_event, r, &e);
     if (!ex) {
         reply_err(rq, &e);

@@ -5,6 +5,7 @@
 #include "api/handlers.h"
 #include "api/live.h"
 #include "api/metrics.h"
+#include "api/trace/trace.h"
 #include "cell/execution.h"
 
 struct repl {
@@ -49,6 +50,33 @@ static struct json_object *joined(const char *text, const char *more) {
     return value;
 }
 
+/* Each result as the bare map of MIME types that sessions' clients read, every value as text. */
+static struct json_object *bundles(struct json_object *results) {
+    struct json_object *list = json_object_new_array();
+    for (size_t i = 0; i < json_object_array_length(results); i++) {
+        struct json_object *data = json_field(json_object_array_get_idx(results, i), "data"), *out = json_object_new_object();
+        if (json_object_is_type(data, json_type_object)) {
+            json_object_object_foreach(data, type, value) {
+                bool text = json_object_is_type(value, json_type_string);
+                json_set(out, type, text ? json_object_get(value) : json_object_new_string(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)));
+            }
+        }
+        json_object_array_add(list, out);
+    }
+    return list;
+}
+
+/* "ZeroDivisionError: division by zero" */
+static struct json_object *error_line(struct json_object *error) {
+    const char *name = json_object_get_string(json_field(error, "name")), *value = json_object_get_string(json_field(error, "value"));
+    struct buf b = {0};
+    if (!error) return NULL;
+    buf_printf(&b, "%s%s%s", name ? name : "Error", value && *value ? ": " : "", value ? value : "");
+    struct json_object *line = json_object_new_string_len(b.data, (int)b.len);
+    buf_free(&b);
+    return line;
+}
+
 static struct json_object *in_their_words(struct repl *r, struct json_object *execution) {
     struct json_object *out = json_object_new_object(), *error = json_field(execution, "error");
     const char *value = r->session ? NULL : json_object_get_string(json_field(execution, "text"));
@@ -58,14 +86,36 @@ static struct json_object *in_their_words(struct repl *r, struct json_object *ex
              joined(json_object_get_string(json_field(execution, "stderr")), r->session ? NULL : traceback));
     copy(out, execution, "duration_ms");
     copy(out, execution, "truncated");
-    copy(out, execution, "error");
     json_set(out, r->session ? "exit" : "exit_code", exit_number(execution));
     json_set_text(out, "status", json_object_get_string(json_field(execution, "exit")));
-    if (r->session)
-        copy(out, execution, "results");
-    else
+    if (r->session) {
+        json_set(out, "results", bundles(json_field(execution, "results")));
+        json_set(out, "error", error_line(error));
+        json_set(out, "traceback", traceback ? json_object_new_string(traceback) : NULL);
+    } else {
+        copy(out, execution, "error");
         json_set_text(out, "language", r->language);
+    }
     return out;
+}
+
+/* A session's clients take a missing code for 0. What did not end by itself is an error to them, with what it printed until then. */
+static bool ended_by_itself(struct json_object *execution) {
+    const char *exit = json_object_get_string(json_field(execution, "exit"));
+    return exit && (strcmp(exit, "ok") == 0 || strcmp(exit, "error") == 0);
+}
+
+static void reply_stopped(struct repl *r, struct json_object *execution) {
+    const char *exit = json_object_get_string(json_field(execution, "exit"));
+    bool timeout = exit && strcmp(exit, "timeout") == 0;
+    struct json_object *out = in_their_words(r, execution);
+    struct buf text = {0};
+    buf_printf(&text, timeout ? "timeout: the code was interrupted" : "the code did not end by itself: %s", exit ? exit : "lost");
+    json_set_text(out, "error", text.data);
+    json_set_text(out, "code", exit ? exit : "lost");
+    json_set_text(out, "hint", json_object_get_boolean(json_field(execution, "context_restarted")) ? "the session was started afresh" : "the session keeps its state");
+    buf_free(&text);
+    reply_json(r->rq, timeout ? 504 : 500, out);
 }
 
 static void on_event(void *arg, struct execution *ex, enum execution_event event, struct json_object *json,
@@ -77,7 +127,11 @@ static void on_event(void *arg, struct execution *ex, enum execution_event event
     if (event != EXECUTION_END) return;
     metrics_execution(api_of(r->rq)->metrics, json_object_get_string(json_field(json, "exit")),
                       json_object_get_int64(json_field(json, "duration_ms")));
-    reply_json(r->rq, 200, in_their_words(r, json));
+    span_execution(trace_span(r->rq), json);
+    if (r->session && !ended_by_itself(json))
+        reply_stopped(r, json);
+    else
+        reply_json(r->rq, 200, in_their_words(r, json));
     repl_free(r);
 }
 
@@ -98,6 +152,8 @@ static void start(struct request *rq, struct json_object *body, bool session, co
     if (!r) abort();
     *r = (struct repl){.rq = request_hold(rq), .session = session};
     (void)snprintf(r->language, sizeof r->language, "%s", language ? language : "python");
+    trace_start(rq, "cella.execute");
+    span_code(trace_span(rq), body);
     struct execution *ex = execution_start(rq->cell, body, true, true, on_event, r, &e);
     if (!ex) {
         reply_err(rq, &e);

@@ -100,7 +100,7 @@ static void early_gone(void *arg) {
     carry_free(c);
 }
 
-static void download(struct request *rq, struct json_object *taken, bool archive, const char *content_type) {
+void answer_download(struct request *rq, struct json_object *taken, bool archive, const char *content_type) {
     struct err e;
     struct carry *c = carry_new(rq, archive, content_type);
     c->transfer = transfer_start(rq->cell, taken, on_download, c, &e);
@@ -127,12 +127,12 @@ void handle_fs_get(struct request *rq) {
     if (offset) json_set_int(op, "offset", offset);
     if (length >= 0) json_set_int(op, "length", length);
     /* A part's size is known only to the guest: it goes out chunked, like an archive. */
-    download(rq, op, part, "application/octet-stream");
+    answer_download(rq, op, part, "application/octet-stream");
 }
 
 void handle_tar_get(struct request *rq) {
     struct json_object *op = path_operation(rq, "tar_get", "/workspace");
-    if (op) download(rq, op, true, "application/x-tar");
+    if (op) answer_download(rq, op, true, "application/x-tar");
 }
 
 /* ---- upload ---- */

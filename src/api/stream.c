@@ -20,7 +20,7 @@ struct stream {
     uint64_t size, sent;
     bool ended, aborted, over, was_full; /* over: the writer was told or has finished */
     void (*beat)(void *arg);
-    int64_t wrote_ms;
+    int64_t beat_ms, wrote_ms;
 };
 
 static void writer_over(struct stream *st) {
@@ -118,10 +118,14 @@ void stream_abort(struct stream *st) {
     request_resume(st->rq);
 }
 
-void stream_heartbeat(struct stream *st, void (*beat)(void *arg)) { st->beat = beat; }
+void stream_heartbeat_every(struct stream *st, int64_t ms, void (*beat)(void *arg)) {
+    st->beat = beat;
+    st->beat_ms = ms;
+}
+void stream_heartbeat(struct stream *st, void (*beat)(void *arg)) { stream_heartbeat_every(st, STREAM_HEARTBEAT_MS, beat); }
 
 void stream_beat(struct stream *st, int64_t now_ms) {
-    if (st->beat && !st->over && now_ms - st->wrote_ms >= STREAM_HEARTBEAT_MS) st->beat(st->arg);
+    if (st->beat && !st->over && now_ms - st->wrote_ms >= st->beat_ms) st->beat(st->arg);
 }
 
 void stream_hangup(struct stream *st) {

@@ -31,6 +31,7 @@ size_t stream_waiting(const struct stream *);
 void stream_end(struct stream *);
 /* Cut the connection, so that the client sees that the response is not whole. */
 void stream_abort(struct stream *);
-/* Call `beat` every `ms` while the stream is open, unless something was written since. */
+/* Call `beat` every STREAM_HEARTBEAT_MS (or `ms`) while the stream is open, unless something was written since. */
 void stream_heartbeat(struct stream *, void (*beat)(void *arg));
+void stream_heartbeat_every(struct stream *, int64_t ms, void (*beat)(void *arg));
 #define STREAM_HEARTBEAT_MS 15000

@@ -21,6 +21,10 @@ struct cell *cell_hold(struct cell *);
 void cell_release(struct cell *);
 const char *cell_id(const struct cell *);
 const char *cell_owner(const struct cell *);
+/* A pair of its metadata: the value, borrowed until the loop turns; NULL when there is none. */
+const char *cell_tag(const struct cell *, const char *name);
+/* Every cell that has not ended, oldest first, until visit says false. */
+void cell_each(struct world *, bool (*visit)(void *arg, struct cell *), void *arg);
 
 /* {id, template, status:"running|paused|deleted", driver, isolation, boot_ms, boot_mode:"filled|empty|made|cold", cpu, memory_mb, limits{},
  *  metadata{}, env names, created_at (RFC 3339), expires_at|null, idle_timeout_seconds|null, remaining_seconds|null, contexts, network{}} */

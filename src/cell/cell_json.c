@@ -106,6 +106,17 @@ struct json_object *cell_describe(struct cell *c) {
     return o;
 }
 
+const char *cell_tag(const struct cell *c, const char *name) {
+    struct json_object *value;
+    bool has = c->metadata && json_object_object_get_ex(c->metadata, name, &value) && json_object_is_type(value, json_type_string);
+    return has ? json_object_get_string(value) : NULL;
+}
+
+void cell_each(struct world *w, bool (*visit)(void *arg, struct cell *), void *arg) {
+    for (struct cell *c = w->oldest; c; c = c->newer)
+        if (c->status < CELL_ENDING && !visit(arg, c)) return;
+}
+
 static bool matches(struct cell *c, struct json_object *wanted) {
     if (!wanted) return true;
     json_object_object_foreach(wanted, name, value) {

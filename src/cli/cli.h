@@ -59,4 +59,4 @@ void interrupt_clear(void);
 extern const struct command command_up, command_down, command_doctor, command_run, command_exec, command_ps,
     command_create, command_rm, command_logs, command_cp, command_template, command_key, command_version, command_help,
     command_fork, command_tree, command_diff, command_merge, command_promote, command_snapshot, command_snapshots,
-    command_freeze, command_resume, command_spaces;
+    command_freeze, command_resume, command_spaces, command_mcp;

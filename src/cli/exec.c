@@ -101,7 +101,7 @@ static bool on_event(void *arg, const char *event, struct json_object *data) {
         show_chunk(x, data, STDERR_FILENO);
     } else if (strcmp(event, "exit") == 0) {
         take_end(x, data);
-    } else if (strcmp(event, "error") == 0) {
+    } else if (strcmp(event, "error") == 0 && !x->ended) { /* behind the end it only says the same again */
         const char *hint = json_text(data, "hint", NULL);
         (void)snprintf(x->hint, sizeof x->hint, "%s", hint ? hint : "");
         (void)err_hint(&x->problem, ERR_INTERNAL, x->hint, "%s", json_text(data, "error", "the process failed"));

@@ -15,7 +15,7 @@ const struct command *const commands[] = {
     &command_cp,       &command_logs,    &command_fork,     &command_tree,      &command_diff,
     &command_merge,    &command_promote, &command_snapshot, &command_snapshots, &command_freeze,
     &command_resume,   &command_spaces,  &command_up,       &command_down,      &command_doctor,
-    &command_template, &command_key,     &command_version,  &command_help,      NULL};
+    &command_template, &command_mcp,     &command_key,     &command_version,  &command_help,      NULL};
 
 const struct command *command_find(const char *name) {
     for (size_t i = 0; commands[i]; i++)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import List
 
 import httpx
 import pytest
-from cella import CellaError, CommandError, InvalidRequest, NotFoundError, Sandbox, events
+from cella import CellaError, CommandError, InvalidRequest, NotFoundError, Sandbox
 from support.wait import until
 
 GATED = "echo before; while [ ! -e gate ]; do sleep 0.01; done; echo after; echo bad >&2; exit 6"
@@ -28,7 +29,9 @@ def test_event_names_on_the_wire(box: Sandbox, http: httpx.Client) -> None:
     with http.stream("POST", f"/v1/sandboxes/{box.id}/exec/stream", json={"cmd": "echo o; echo e >&2"}) as response:
         assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
         text = response.read().decode()
-    got = list(events.sse([text.encode()]))
+    # SSE: blocks of an event line and a data line.
+    blocks = [dict(line.split(": ", 1) for line in block.split("\n")) for block in text.strip().split("\n\n")]
+    got = [(block["event"], json.loads(block["data"])) for block in blocks]
     assert [data["chunk"] for name, data in got if name == "stdout"] == ["o\n"]
     assert [data["chunk"] for name, data in got if name == "stderr"] == ["e\n"]
     assert got[0][0] == "start" and got[0][1]["pid"] > 0

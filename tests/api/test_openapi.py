@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, Iterator, Tuple
+import subprocess
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import httpx
 import pytest
 from cella import Sandbox
 from support.openapi import Contract
-from support.server import ROOT, Server
+from support.server import ROOT, Server, programs, wanted_driver
 
 CONTRACT = ROOT / "docs" / "openapi.yaml"
 NO_CELL = "sbx_" + "0" * 32
@@ -52,6 +53,32 @@ def test_every_operation_has_a_route(contract: Contract, http: httpx.Client) -> 
             if answer.status_code == 404:
                 answer.read()
                 assert "no such path" not in answer.text, (method, path)
+
+
+@pytest.fixture(scope="module")
+def rows() -> List[Dict[str, str]]:
+    """Every route of the daemon, and whose it is ("of")."""
+    name = "cellad-plain" if wanted_driver() == "plain" else "cellad"
+    rows: List[Dict[str, str]] = json.loads(subprocess.run([str(programs() / name), "--routes"], check=True, capture_output=True, text=True).stdout)
+    return rows
+
+
+def test_every_route_of_the_api_is_described(contract: Contract, rows: List[Dict[str, str]]) -> None:
+    described = {(method.upper(), path) for path, method, _ in contract.operations()}
+    own = {(row["method"], row["path"].replace("...}", "}")) for row in rows if row["of"] == "cella"}
+    any_method = {path for method, path in own if method == "*"}
+    assert {(method, path) for method, path in own if method != "*"} == {(method, path) for method, path in described if path not in any_method}
+    assert any_method <= {path for _, path in described}
+
+
+def test_paths_of_other_clients_are_listed(contract: Contract, rows: List[Dict[str, str]]) -> None:
+    """Rows of src/api/compat/ are no part of the contract: below /v1 they are named in x-compat, and none hides a path of ours."""
+    foreign: Dict[str, Set[str]] = {}
+    for row in rows:
+        if row["of"] != "cella" and row["path"].startswith("/v1/"):
+            foreign.setdefault(row["of"], set()).add(row["path"])
+    assert {name: set(paths) for name, paths in contract.document["x-compat"].items()} == foreign
+    assert not set(contract.document["paths"]) & set().union(*foreign.values())
 
 
 def test_every_method_of_the_daemon_is_described(contract: Contract, http: httpx.Client) -> None:

@@ -30,7 +30,7 @@ def head(server: Server, method: str, path: str, headers: Dict[str, str]) -> byt
 
 
 def test_unknown_paths(http: httpx.Client) -> None:
-    for path in ("/", "/nothing", "/v1", "/v1/", "/v1/sandboxes/x/y/z", "/v2/sandboxes", "//v1/sandboxes", "/v1/../etc/passwd"):
+    for path in ("/", "/nothing", "/v1", "/v1/", "/v1/sandboxes/x/y/z", "/v9/sandboxes", "/v1//sandboxes", "/v1/../etc/passwd"):
         answer = http.get(path)
         if path == "/" and answer.status_code == 200:
             continue  # the page of the daemon

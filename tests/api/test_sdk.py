@@ -6,7 +6,7 @@ import json
 import pickle
 import socket
 import threading
-from typing import Iterator, List
+from typing import List
 
 import cella
 import pytest
@@ -182,15 +182,17 @@ def test_with_block_closes_on_errors_too() -> None:
 
 
 def test_lines_are_cut_at_newlines_only() -> None:
-    def pieces() -> Iterator[bytes]:
-        yield from (b"a", b"b\nc", b"\n\n", b"d\xe2\x80", b"\xa8e\n", b"unfinished")
+    lines = events.Lines()
+    got = [lines.feed(piece) for piece in (b"a", b"b\nc", b"\n\n", b"d\xe2\x80", b"\xa8e\n", b"unfinished")]
+    assert got == [[], [b"ab"], [b"c", b""], [], ["d\u2028e".encode()], []]
 
-    assert list(events.lines(pieces())) == [b"ab", b"c", b"", "d\u2028e".encode()]
 
-
-def test_server_sent_events() -> None:
-    text = b': comment\r\n\r\nevent: stdout\r\ndata: {"chunk":\r\ndata: "x"}\r\n\r\ndata:{"n":1}\n\nevent: cut\ndata: {}'
-    assert list(events.sse([text])) == [("stdout", {"chunk": "x"}), ("message", {"n": 1})]
+def test_objects_leave_out_keepalives() -> None:
+    objects = events.Objects()
+    assert objects.feed(b'{"type":"keepalive"}\n\n{"type":"a"}\n{"ty') == [{"type": "a"}]
+    assert objects.feed(b'pe":"b"}\n') == [{"type": "b"}]
+    with pytest.raises(CellaError):
+        objects.feed(b"no json\n")
 
 
 def test_execution_views() -> None:

@@ -13,7 +13,7 @@ from .conftest import CELLA, run_cella
 
 NOBODY = "http://127.0.0.1:9"
 COMMANDS = ["run", "exec", "create", "ps", "rm", "cp", "logs", "fork", "tree", "diff", "merge", "promote", "snapshot", "snapshots", "freeze", "resume",
-            "spaces", "up", "down", "doctor", "template", "key", "version", "help"]  # fmt: skip
+            "spaces", "up", "down", "doctor", "template", "mcp", "key", "version", "help"]  # fmt: skip
 
 
 def test_overview_names_every_command():

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Optional, Sequence, Union
 from urllib.parse import quote
 
-from ._transport import ANSWER_SECONDS, Body, Call
+from ._config import checked_traceparent
+from ._http import ANSWER_SECONDS, Body, Call
 
 #: Seconds added to a timeout the daemon enforces, before the client gives up on the answer.
 SLACK_SECONDS = 30.0
 #: Making many copies, or writing and reading gigabytes of memory, takes its time before the answer comes.
 BRANCH_SECONDS = 600.0
+NDJSON = "application/x-ndjson"
+#: A string for the shell, or a program with its arguments.
 Command = Union[str, Sequence[str]]
 
 
 def _some(**fields: Any) -> Dict[str, Any]:
     """The fields that were given."""
     return {k: v for k, v in fields.items() if v is not None}
+
+
+def _traced(traceparent: Optional[str]) -> Dict[str, str]:
+    return {} if traceparent is None else {"traceparent": checked_traceparent(traceparent)}
 
 
 def box(sandbox_id: str, rest: str = "") -> str:
@@ -71,25 +79,33 @@ def logs(sandbox_id: str, stream: str) -> Call:
 # ---- code ----
 
 
-def execute(
-    sandbox_id: str,
-    code: str,
-    language: Optional[str],
-    context_id: Optional[str],
-    timeout_seconds: Optional[float],
-    env: Optional[Mapping[str, str]],
-    svg: bool,
-    stream: bool,
-) -> Call:
-    body = _some(code=code, language=language, context_id=context_id, timeout_seconds=timeout_seconds)
-    if env:
-        body["env"] = dict(env)
-    if svg:
-        body["svg"] = True
+@dataclass(frozen=True)
+class Code:
+    """What run_code is asked for."""
+
+    code: str
+    language: Optional[str] = None
+    context_id: Optional[str] = None
+    timeout_seconds: Optional[float] = None
+    env: Optional[Mapping[str, str]] = None
+    svg: bool = False
+    traceparent: Optional[str] = None
+
+
+def execute(sandbox_id: str, code: Code, stream: bool = False) -> Call:
+    body = _some(
+        code=code.code,
+        language=code.language,
+        context_id=code.context_id,
+        timeout_seconds=code.timeout_seconds,
+        env=dict(code.env) if code.env else None,
+        svg=code.svg or None,
+        stream=stream or None,
+    )
+    headers = _traced(code.traceparent)
     if stream:
-        body["stream"] = True
+        headers["Accept"] = NDJSON
     # Without a timeout of its own the code may run, silently, as long as it likes; and executions queue.
-    headers = {"Accept": "application/x-ndjson"} if stream else {}
     return Call("POST", box(sandbox_id, "/execute"), json=body, headers=headers, wait_seconds=None)
 
 
@@ -131,18 +147,15 @@ def context_delete(sandbox_id: str, context_id: str) -> Call:
 # ---- processes ----
 
 
-def exec_(
-    sandbox_id: str,
+def command_fields(
     cmd: Command,
-    cwd: Optional[str],
-    env: Optional[Mapping[str, str]],
-    stdin: Optional[str],
-    timeout_seconds: Optional[float],
-    background: bool = False,
+    cwd: Optional[str] = None,
+    env: Optional[Mapping[str, str]] = None,
+    stdin: Optional[str] = None,
+    timeout_seconds: Optional[float] = None,
     user: Optional[str] = None,
-    stream: bool = False,
-) -> Call:
-    body = _some(
+) -> Dict[str, Any]:
+    return _some(
         cmd=cmd if isinstance(cmd, str) else list(cmd),
         cwd=cwd,
         env=dict(env) if env else None,
@@ -150,13 +163,21 @@ def exec_(
         timeout_seconds=timeout_seconds,
         user=user,
     )
-    if background:
-        body["background"] = True
-    wait = ANSWER_SECONDS if background else None
-    if stream:
-        headers = {"Accept": "text/event-stream"}
-        return Call("POST", box(sandbox_id, "/exec/stream"), json=body, headers=headers, wait_seconds=wait)
-    return Call("POST", box(sandbox_id, "/exec"), json=body, wait_seconds=wait)
+
+
+def exec_stream(sandbox_id: str, fields: Mapping[str, Any], traceparent: Optional[str]) -> Call:
+    headers = {"Accept": NDJSON, **_traced(traceparent)}
+    return Call("POST", box(sandbox_id, "/exec/stream"), json=dict(fields), headers=headers, wait_seconds=None)
+
+
+def exec_background(sandbox_id: str, fields: Mapping[str, Any], traceparent: Optional[str]) -> Call:
+    return Call("POST", box(sandbox_id, "/exec"), json=dict(fields, background=True), headers=_traced(traceparent))
+
+
+def terminal_params(
+    rows: int, cols: int, cmd: Optional[str], cwd: Optional[str], user: Optional[str]
+) -> Dict[str, Any]:
+    return _some(rows=rows, cols=cols, cmd=cmd, cwd=cwd, user=user)
 
 
 def processes(sandbox_id: str) -> Call:
@@ -167,7 +188,12 @@ def process(sandbox_id: str, process_id: Union[str, int]) -> Call:
     return Call("GET", box(sandbox_id, f"/processes/{_segment(process_id)}"))
 
 
-def process_signal(sandbox_id: str, process_id: Union[str, int], signal: int) -> Call:
+def process_attach(sandbox_id: str, process_id: Union[str, int]) -> Call:
+    rest = f"/processes/{_segment(process_id)}/attach"
+    return Call("GET", box(sandbox_id, rest), headers={"Accept": NDJSON}, wait_seconds=None)
+
+
+def process_signal(sandbox_id: str, process_id: Union[str, int], signal: Union[int, str]) -> Call:
     return Call("POST", box(sandbox_id, f"/processes/{_segment(process_id)}/signal"), json={"signal": signal})
 
 
@@ -183,6 +209,12 @@ def file_write(sandbox_id: str, path: str, content: Body, mode: Optional[int]) -
     params = _some(path=path, mode=None if mode is None else format(mode, "04o"))
     headers = {"Content-Type": "application/octet-stream"}
     return Call("PUT", box(sandbox_id, "/fs"), params=params, content=content or b"", headers=headers, files=True)
+
+
+def file_watch(sandbox_id: str, path: str, recursive: bool) -> Call:
+    params = _some(path=path, recursive="true" if recursive else None)
+    headers = {"Accept": NDJSON}
+    return Call("GET", box(sandbox_id, "/fs/watch"), params=params, headers=headers, wait_seconds=None, files=True)
 
 
 def file_remove(sandbox_id: str, path: str, recursive: bool) -> Call:
@@ -215,6 +247,21 @@ def tar_read(sandbox_id: str, path: str) -> Call:
 def tar_write(sandbox_id: str, path: str, content: Body) -> Call:
     headers = {"Content-Type": "application/x-tar"}
     return Call("PUT", box(sandbox_id, "/fs/tar"), params={"path": path}, content=content or b"", headers=headers, files=True)
+
+
+# ---- network ----
+
+
+def ports(sandbox_id: str) -> Call:
+    return Call("GET", box(sandbox_id, "/ports"))
+
+
+def network(sandbox_id: str) -> Call:
+    return Call("GET", box(sandbox_id, "/network"))
+
+
+def network_set(sandbox_id: str, policy: Mapping[str, Any]) -> Call:
+    return Call("PUT", box(sandbox_id, "/network"), json=dict(policy))
 
 
 # ---- branches ----

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from .errors import CellaError, error_for
 from .models import JSON
-
-if TYPE_CHECKING:
-    from .sandbox import Sandbox
 
 
 @dataclass(frozen=True)
@@ -35,50 +32,15 @@ class NotCarried:
         )
 
 
-class Branches(List["Sandbox"]):
-    """The copies that ``fork`` made: a list of sandboxes, and what there is to say about them.
-
-    Leaving its ``with`` block closes every one that is not merged. ::
-
-        with sandbox.fork(4) as branches:
-            for branch in branches: ...
-
-    Attributes:
-        errors: one CellaError for each copy that could not be made (its ``index`` says which); empty when all were.
-        not_carried: what the copies do not have.
-        frozen_ms: how long the parent stood still.
-        tree_id: of ``fork_tree``, for ``promote``; else None.
-        raw: the answer as it came.
-    """
-
-    def __init__(self, sandboxes: List["Sandbox"], answer: JSON) -> None:
-        super().__init__(sandboxes)
-        self.errors: List[CellaError] = [_failure(i, v) for i, v in enumerate(answer.get("errors") or [])]
-        self.not_carried = [NotCarried.from_json(v) for v in answer.get("not_carried") or []]
-        self.frozen_ms: Optional[float] = answer.get("frozen_ms")
-        self.tree_id: Optional[str] = answer.get("tree_id")
-        self.raw = answer
-
-    def close(self) -> None:
-        """Delete every copy that is not merged or gone already."""
-        for sandbox in self:
-            sandbox.close()
-
-    def __enter__(self) -> "Branches":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def _failure(position: int, value: JSON) -> CellaError:
+def failure(position: int, value: JSON) -> CellaError:
+    """Why a copy could not be made; ``index`` says which."""
     # fork says "error", fork-tree "err" (a sentence, or an error object).
     err = value.get("err")
     detail = dict(err) if isinstance(err, dict) else {"error": err}
     detail.update({k: v for k, v in value.items() if k in ("error", "code", "hint")})
     error = error_for(0, detail)
     error.status = None  # the request as a whole succeeded
-    error.index = int(value.get("index", position))  # type: ignore[attr-defined]
+    error.index = int(value.get("index", position))
     return error
 
 

@@ -18,10 +18,14 @@ class CellaError(Exception):
 
     Attributes:
         message: one sentence saying what happened.
-        code: Cella's machine word for it (``"not_found"``, ``"no_space"``…), or None when no answer came.
+        code: Cella's machine word for it (``"not_found"``, ``"no_space"``…); ``"no_connection"``, ``"lost"`` (the connection
+            broke: what was asked for may have happened) and ``"request_timeout"`` are this side's own.
         hint: what to do about it, or None.
         status: HTTP status of the answer, or None when no answer came.
+        index: in ``Branches.errors`` the number of the copy that could not be made, else None.
     """
+
+    index: Optional[int] = None
 
     def __init__(
         self, message: str, *, code: Optional[str] = None, hint: Optional[str] = None, status: Optional[int] = None
@@ -45,7 +49,7 @@ def _rebuild(kind: Type[CellaError], args: Any, attributes: Dict[str, Any]) -> C
 
 
 class ConnectionFailed(CellaError):
-    """No connection to the daemon, or it broke before the answer was complete."""
+    """No connection to the daemon (``code`` ``"no_connection"``), or it broke before the answer was complete (``"lost"``)."""
 
 
 class RequestTimeout(CellaError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 from .errors import CellaError, ConnectionFailed, error_for
 from .models import CommandResult, ErrorInfo, Execution, Logs, Result
@@ -17,8 +17,8 @@ class Event:
     """One event of ``run_code_stream`` or ``exec_stream``.
 
     ``type``: ``"start"``, ``"stdout"`` and ``"stderr"`` (``text``), ``"display"`` and ``"result"`` (``result``),
-    ``"error"`` (``error``), ``"input_request"`` (``prompt``), and last of all ``"end"`` with the whole
-    ``execution`` (code) or ``command`` (process).
+    ``"error"`` (``error``), ``"input_request"`` (``prompt``, ``password``: answer it with ``answer_input`` and the
+    ``execution_id``), and last of all ``"end"`` with the whole ``execution`` (code) or ``command`` (process).
     """
 
     type: str
@@ -26,52 +26,44 @@ class Event:
     result: Optional[Result] = None
     error: Optional[ErrorInfo] = None
     prompt: Optional[str] = None
+    password: bool = False  #: what is typed should not be shown
+    execution_id: Optional[str] = None  #: with "start" and "input_request"
     execution: Optional[Execution] = None
     command: Optional[CommandResult] = None
     raw: JSON = field(default_factory=dict, repr=False, compare=False)
 
 
-def lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Cut a stream of byte pieces at newlines; a last line without one is not a line (the stream was cut)."""
-    pending: List[bytes] = []
-    for piece in pieces:
-        head, newline, rest = piece.partition(b"\n")
-        pending.append(head)
-        while newline:
-            yield b"".join(pending)
-            head, newline, rest = rest.partition(b"\n")
-            pending = [head]
+class Lines:
+    """Cuts byte pieces at newlines. A last line without one is no line: the stream was cut."""
+
+    def __init__(self) -> None:
+        self._pending: List[bytes] = []
+
+    def feed(self, piece: bytes) -> List[bytes]:
+        """The lines that this piece completes."""
+        *complete, rest = piece.split(b"\n")
+        if complete:
+            complete[0] = b"".join(self._pending) + complete[0]
+            self._pending = []
+        self._pending.append(rest)
+        return complete
 
 
-def ndjson(pieces: Iterable[bytes]) -> Iterator[JSON]:
-    """One JSON object per line."""
-    for line in lines(pieces):
-        if line.strip():
-            yield _object(line)
+class Objects:
+    """The same for lines that are JSON objects each. Keepalives and empty lines are left out."""
 
+    def __init__(self) -> None:
+        self._lines = Lines()
 
-def sse(pieces: Iterable[bytes]) -> Iterator[Tuple[str, JSON]]:
-    """Server-sent events as (name, data); comments and unnamed fields are skipped."""
-    name, data = "message", []  # type: Tuple[str, List[bytes]]
-    for line in lines(pieces):
-        line = line.rstrip(b"\r")
-        if not line:
-            if data:
-                yield name, _object(b"\n".join(data))
-            name, data = "message", []
-            continue
-        key, _, value = line.partition(b":")
-        value = value[1:] if value.startswith(b" ") else value
-        if key == b"event":
-            name = value.decode("utf-8", "replace")
-        elif key == b"data":
-            data.append(value)
+    def feed(self, piece: bytes) -> List[JSON]:
+        values = [_object(line) for line in self._lines.feed(piece) if line.strip()]
+        return [value for value in values if value.get("type") != "keepalive"]
 
 
 def _object(text: bytes) -> JSON:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CellaError("the daemon sent an event that is not JSON") from None
     return value if isinstance(value, dict) else {"value": value}
 
@@ -91,20 +83,22 @@ class ExecutionCollector:
         kind = str(raw.get("type", ""))
         if kind == "start":
             self.id = raw.get("execution_id")
-        elif kind in ("stdout", "stderr"):
+            return Event(kind, execution_id=self.id, raw=raw)
+        if kind in ("stdout", "stderr"):
             text = str(raw.get("text", ""))
             (self._stdout if kind == "stdout" else self._stderr).append(text)
             return Event(kind, text=text, raw=raw)
-        elif kind in ("display", "result"):
+        if kind in ("display", "result"):
             value = dict(raw, is_main_result=kind == "result")
             self._results.append(value)
             return Event(kind, result=Result.from_json(value), raw=raw)
-        elif kind == "error":
+        if kind == "error":
             self._error = raw
             return Event(kind, error=ErrorInfo.from_json(raw), raw=raw)
-        elif kind == "input_request":
-            return Event(kind, prompt=str(raw.get("prompt", "")), raw=raw)
-        elif kind == "end":
+        if kind == "input_request":
+            prompt, hidden = str(raw.get("prompt", "")), bool(raw.get("password", False))
+            return Event(kind, prompt=prompt, password=hidden, execution_id=self.id, raw=raw)
+        if kind == "end":
             self.done = True
             return Event(kind, execution=self._execution(raw), raw=raw)
         return Event(kind, raw=raw)
@@ -122,30 +116,72 @@ class ExecutionCollector:
             raise ConnectionFailed("the stream ended before the execution did; its outcome is not known", code="lost")
 
 
-class CommandCollector:
-    """The same for a process: (name, data) of its server-sent events."""
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
-    def __init__(self) -> None:
+
+class CommandCollector:
+    """The same for a process. ``keep_bytes``: of each stream no more is kept for the result, the rest is counted."""
+
+    def __init__(self, keep_bytes: Optional[int] = None) -> None:
         self._out: Dict[str, List[str]] = {"stdout": [], "stderr": []}
+        self._dropped = {"stdout": 0, "stderr": 0}
+        self._room = {"stdout": keep_bytes, "stderr": keep_bytes}
         self._start: JSON = {}
         self.done = False
 
-    def feed(self, name: str, data: JSON) -> Event:
-        if name in self._out:
-            text = str(data.get("chunk", ""))
-            self._out[name].append(text)
-            return Event(name, text=text, raw=data)
-        if name == "start":
-            self._start = data
-        elif name == "error":
-            raise error_for(int(data.get("status") or 0), data)
-        elif name == "exit":
+    def feed(self, raw: JSON) -> Event:
+        kind = str(raw.get("type", ""))
+        if kind in self._out:
+            text = str(raw.get("chunk", ""))
+            self._keep(kind, text)
+            return Event(kind, text=text, raw=raw)
+        if kind == "start":
+            self._start = raw
+        elif kind == "error":
+            raise error_for(int(raw.get("status") or 0), raw)
+        elif kind == "exit":
             self.done = True
-            value = dict(self._start, **data)
-            value.update(stdout="".join(self._out["stdout"]), stderr="".join(self._out["stderr"]))
-            return Event("end", command=CommandResult.from_json(value), raw=data)
-        return Event(name, raw=data)
+            return Event("end", command=self._result(raw), raw=raw)
+        return Event(kind, raw=raw)
+
+    def _keep(self, stream: str, text: str) -> None:
+        room = self._room[stream]
+        if room is not None:
+            size = _size(text)
+            if size > room:
+                text = text.encode("utf-8", "surrogatepass")[:room].decode("utf-8", "ignore")
+                self._dropped[stream] += size - _size(text)
+            # Once something is cut nothing later is kept: what there is, is the beginning.
+            self._room[stream] = room - size if size <= room else 0
+        self._out[stream].append(text)
+
+    def _result(self, end: JSON) -> CommandResult:
+        value = dict(self._start, **end)
+        value.update((stream, "".join(parts)) for stream, parts in self._out.items())
+        cut = {stream: {"dropped_bytes": n} for stream, n in self._dropped.items() if n}
+        if cut:
+            value["truncated"] = {**(value.get("truncated") or {}), **cut}
+        return CommandResult.from_json(value)
 
     def finish(self) -> None:
         if not self.done:
             raise ConnectionFailed("the stream ended before the process did; its outcome is not known", code="lost")
+
+
+def from_websocket(raw: JSON) -> JSON:
+    """A message of a command's WebSocket in the words of the other streams."""
+    if "stream" in raw:
+        return {"type": raw["stream"], "chunk": raw.get("data", "")}
+    if "error" in raw:
+        return dict(raw, type="error")
+    if "exit" not in raw:
+        return dict(raw, type="other")
+    end = {k: raw.get(k) for k in ("signal", "duration_ms", "truncated")}
+    return dict(end, type="exit", exit_code=raw["exit"], exit=raw.get("status") or "lost")
+
+
+def json_message(message: Any) -> JSON:
+    """A message that should be a JSON object."""
+    return _object(message.encode() if isinstance(message, str) else bytes(message))
+

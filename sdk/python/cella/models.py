@@ -349,6 +349,41 @@ class ContextInfo:
         )
 
 
+@dataclass(frozen=True)
+class FileEvent:
+    """One change that ``filesystem.watch`` saw."""
+
+    type: str  #: "create" | "write" | "remove" | "rename" | "chmod" | "overflow" (so many that some were missed)
+    path: str
+    raw: JSON = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def from_json(cls, value: JSON) -> "FileEvent":
+        return cls(type=str(value.get("type", "")), path=str(value.get("path", "")), raw=value)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A TCP port that a program in the sandbox listens on."""
+
+    port: int
+    pid: Optional[int]
+    address: str
+
+    @classmethod
+    def from_json(cls, value: JSON) -> "Port":
+        return cls(port=int(value.get("port") or 0), pid=value.get("pid"), address=str(value.get("address") or ""))
+
+
+@dataclass(frozen=True)
+class TerminalExit:
+    """How what ran in a terminal ended. ``exit_code`` is None when a signal ended it."""
+
+    exit_code: Optional[int]
+    signal: Optional[int]
+    exit: str  #: "ok" | "error" | "killed" | "oom" | "lost"
+
+
 def _text(value: Any) -> Optional[str]:
     if value is None or isinstance(value, str):
         return value

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Benchmarks: a table on the screen, raw samples in bench/results/.
 
-    bench/run.py [--quick] [--only WORD…]     WORDs: create execute throughput burst sustained memory peers,
+    bench/run.py [--quick] [--only WORD…]     WORDs: create execute throughput burst sustained memory sdk peers,
                                               and branches, which is: fork chain children unflushed freeze
 
 Starts its own keeper and daemon (CELLA_TEST_DRIVER, CELLA_BUILD, CELLA_TEMPLATES as in tests/api). Percentiles are of all
@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "api"), str(HERE.parent / "sdk" / "python")]
 
 import peers  # noqa: E402
+import sdk  # noqa: E402
 from branches import Branches  # noqa: E402
 from measures import Cella, template_root  # noqa: E402
 from report import HEAD, Report, Row  # noqa: E402
@@ -31,7 +32,7 @@ from support.server import Server  # noqa: E402
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger would warn on the table
 
 BRANCHES = ("fork", "chain", "children", "unflushed", "freeze")
-PARTS = ("create", "execute", "throughput", "burst", "sustained", "memory", *BRANCHES, "peers")
+PARTS = ("create", "execute", "throughput", "burst", "sustained", "memory", "sdk", *BRANCHES, "peers")
 
 
 def compiled(name: str, directory: Path) -> Path:
@@ -80,6 +81,8 @@ def main() -> int:
             part("burst", lambda: cella.burst_rows(100))
             part("sustained", lambda: [cella.sustained_row(10 / scale, 4)])
             part("memory", lambda: cella.memory_rows(500 // scale))
+            part("sdk", lambda: sdk.measure_python(server.url, 400 // scale))
+            part("sdk", lambda: sdk.measure_typescript(server.url, 400 // scale))
             if server.driver == "process":  # the plain driver has no branches
                 branches = Branches(server, args.quick)
                 for name in BRANCHES:

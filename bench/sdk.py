@@ -2,16 +2,18 @@
 
     bench/sdk.py [URL]      a daemon that is up, default http://127.0.0.1:7070
 
-The three take turns within one process, so that whatever else the machine does hits all of them alike; what an SDK adds is told pair
+Python: the three take turns within one process, so that whatever else the machine does hits all of them alike; what an SDK adds is told pair
 by pair. The budget is about httpx, which is how a Python program speaks HTTP; what that costs itself over a bare socket is in the
-table too. httpx gets the SDK's own socket options: without TCP_NODELAY each of its calls waits 40 ms.
+table too. httpx gets the SDK's own socket options: without TCP_NODELAY each of its calls waits 40 ms. TypeScript: node:http with a kept connection, and the SDK (sdk/typescript/bench).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -143,9 +145,25 @@ async def _async_rows(url: str, sandbox_id: str, n: int) -> List[Row]:
     return out
 
 
+def measure_typescript(url: str, n: int = 400) -> List[Row]:
+    """runCode and exec beside the same requests by node:http. Compiles the SDK; the first time its tools come from npm."""
+    command = [str(HERE.parent / "sdk" / "typescript" / "check"), "bench", str(n)]
+    done = subprocess.run(command, env={**os.environ, "CELLA_URL": url}, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    told = json.loads(done.stdout.splitlines()[-1])
+    out: List[Row] = []
+    for title, name in (("runCode", "run_code"), ("exec", "exec")):
+        raw, sdk = told[name]["raw"]["samples"], told[name]["sdk"]["samples"]
+        out += [Row(f"TypeScript {title}, raw node:http", raw), Row(f"TypeScript {title}, SDK", sdk)]
+        out.append(Row("  the SDK adds to raw node:http", [ours - other for ours, other in zip(sdk, raw)], budget=BUDGET_MS))
+    return out
+
+
 def main() -> int:
+    url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7070"
     print(HEAD)
-    for row in measure_python(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7070"):
+    for row in [*measure_python(url), *measure_typescript(url)]:
         print(line(row))
     return 0
 

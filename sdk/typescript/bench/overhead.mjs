@@ -1,5 +1,5 @@
 // What the SDK adds to a call: the same work asked for over one kept connection by hand (node:http), and through the SDK, in
-// turns. Prints one JSON object; times in milliseconds. Needs a daemon (CELLA_URL, CELLA_API_KEY) and the built package.
+// turns. Prints one JSON object; times in milliseconds, `samples` in the order in which they came. Needs a daemon (CELLA_URL, CELLA_API_KEY) and the built package.
 //
 //     node bench/overhead.mjs [n]        n calls of each kind, 300 unless told
 
@@ -35,9 +35,9 @@ async function timed(work, samples, expected) {
 
 const percentile = (sorted, p) => sorted[Math.max(0, Math.ceil((p / 100) * sorted.length) - 1)];
 function told(samples) {
-  const sorted = samples.slice(WARM).sort((a, b) => a - b);
+  const sorted = samples.toSorted((a, b) => a - b);
   const at = (p) => Math.round(percentile(sorted, p) * 1000) / 1000;
-  return { n: sorted.length, p50: at(50), p90: at(90), p99: at(99), min: at(0), max: at(100) };
+  return { n: sorted.length, p50: at(50), p90: at(90), p99: at(99), min: at(0), max: at(100), samples };
 }
 
 async function compare(raw, sdk, expected) {
@@ -46,7 +46,7 @@ async function compare(raw, sdk, expected) {
     await timed(raw, samples.raw, expected);
     await timed(sdk, samples.sdk, expected);
   }
-  const [a, b] = [told(samples.raw), told(samples.sdk)];
+  const [a, b] = [told(samples.raw.slice(WARM)), told(samples.sdk.slice(WARM))];
   return { raw: a, sdk: b, overhead_p50: Math.round((b.p50 - a.p50) * 1000) / 1000 };
 }
 
@@ -62,7 +62,7 @@ try {
     ),
     exec: await compare(async () => (await post(`${path}/exec`, { cmd: ["echo", "hi"] })).stdout, async () => (await sandbox.exec(["echo", "hi"])).stdout, "hi\n"),
   };
-  console.log(JSON.stringify(result, null, 2));
+  console.log(JSON.stringify(result));
 } finally {
   await sandbox.delete();
   agent.destroy();

@@ -105,12 +105,13 @@ static size_t blanks(const char *text, size_t n) {
 
 /* One value and nothing behind it. New reference in *out. */
 static int parse_value(const char *text, size_t n, struct json_object **out, struct err *e) {
-    size_t at;
+    size_t at = utf8_valid_until(text, n); /* json-c's own flag lets overlong forms through */
+    if (at < n) return refuse(e, text, at, "not UTF-8");
     const char *foreign = find_foreign(text, n, &at);
     if (foreign) return refuse(e, text, at, foreign);
     struct json_tokener *tokener = json_tokener_new_ex(JSON_DEPTH_MAX);
     if (!tokener) abort();
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT);
     struct json_object *value = json_tokener_parse_ex(tokener, text, (int)n);
     enum json_tokener_error why = json_tokener_get_error(tokener);
     size_t end = json_tokener_get_parse_end(tokener);

@@ -41,17 +41,18 @@ static size_t ascii_run(const uint8_t *p, size_t n) {
     return i;
 }
 
-bool utf8_valid(const void *bytes, size_t n) {
+size_t utf8_valid_until(const void *bytes, size_t n) {
     const uint8_t *p = bytes;
-    for (size_t i = 0; i < n;) {
-        i += ascii_run(p + i, n - i);
-        if (i == n) return true;
+    size_t i = 0;
+    while ((i += ascii_run(p + i, n - i)) < n) {
         int length = character(p + i, n - i);
-        if (length <= 0) return false;
+        if (length <= 0) break;
         i += (size_t)length;
     }
-    return true;
+    return i;
 }
+
+bool utf8_valid(const void *bytes, size_t n) { return utf8_valid_until(bytes, n) == n; }
 
 /* Copy the well-formed part of p[0..n) and return how many bytes at its end are an unfinished character. */
 static size_t clean_run(const uint8_t *p, size_t n, struct buf *out) {

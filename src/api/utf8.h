@@ -8,6 +8,8 @@
 
 /* True when all n bytes are well-formed UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF). */
 bool utf8_valid(const void *bytes, size_t n);
+/* How many bytes from the first on are. */
+size_t utf8_valid_until(const void *bytes, size_t n);
 
 /* The start of a character that the last chunk of a stream cut off. Zeroed: nothing held. */
 struct utf8_tail {

@@ -176,6 +176,8 @@ static void json_takes_objects_only(void **state) {
     struct err e;
     assert_int_equal(parse(" \r\n", &o, &e), 0);
     assert_null(o);
+    assert_int_equal(parse("{\"a\xc1\xa9\": 1}", &o, &e), -1); /* overlong, which json-c takes */
+    assert_non_null(strstr(e.text, "column 4: not UTF-8"));
     assert_int_equal(parse(" {\"a\": [1, 2.5, null, \"\xc3\xa9\"]} \n", &o, &e), 0);
     assert_non_null(o);
     json_object_put(o);

@@ -102,6 +102,7 @@ def metric(http: httpx.Client, result: str) -> int:
     return int(found.group(1))
 
 
+@pytest.mark.needs_isolation  # forks
 def test_create_execute_exec_fork(traced: httpx.Client, fresh: Receiver) -> None:
     made = traced.post("/v1/sandboxes", json={}, headers={"traceparent": GIVEN})
     cell, back = made.json()["id"], made.headers["traceparent"]

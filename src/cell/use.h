@@ -11,7 +11,7 @@ enum use {
     USE_FORKED,       /* sandboxes made as children of a fork */
     USE_EXECUTIONS,   /* that ended, however they ended */
     USE_EXECUTION_US, /* time they took, without waiting in the queue */
-    USE_COMMANDS,     /* processes that the API started */
+    USE_COMMANDS,     /* processes that somebody asked for */
     USE_CPU_US,       /* of everything in a sandbox; told when it ends or is hibernated */
     USES
 };

@@ -26,6 +26,7 @@ def client(server: Server, key: str = "", **headers: str) -> httpx.Client:
 def own(http: httpx.Client) -> Dict[str, Any]:
     """The row of the client's key, which must be the only one it sees."""
     answer = http.get("/v1/usage").json()
+    row: Dict[str, Any]
     (row,) = answer["keys"]
     assert answer["total"] == {k: row[k] for k in COUNTS}
     return row
@@ -99,6 +100,7 @@ def test_bytes_in_and_out(place: Place) -> None:
             while "exit" not in str(ws.receive()):
                 pass
         last = until(lambda: own(bob) if own(bob)["bytes_in"] > after["bytes_in"] + 100_000 else None, "the messages to be counted", 30)
+        assert last
         assert last["bytes_in"] - after["bytes_in"] < 110_000 and last["commands"] == after["commands"] + 1
         bob.delete(f"/v1/sandboxes/{cell}")
 
@@ -109,7 +111,7 @@ def test_other_peoples_clients_count_the_same(place: Place) -> None:
         made = dan.post("/sandboxes", json={"templateID": "base", "timeout": 60})
         assert made.status_code == 201, made.text
         seen = own(dan)
-        assert seen["sandboxes_created"] == 1
+        assert seen["sandboxes_created"] == 1 and seen["commands"] == 0  # what Cella does inside by itself is none
         dan.delete(f"/sandboxes/{made.json()['sandboxID']}")
         headers = {"Accept": "application/json"}
         hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}}

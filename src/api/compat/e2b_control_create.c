@@ -42,7 +42,7 @@ void e2b_make_home(struct cell *cell, cell_done_cb cb, void *arg) {
     json_object_array_add(argv, json_object_new_string(command));
     json_set(body, "cmd", argv);
     json_set_text(body, "user", "root");
-    process_run(cell, body, home_made, h);
+    process_run_ours(cell, body, home_made, h);
     json_object_put(body);
 }
 

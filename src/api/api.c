@@ -16,6 +16,7 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "cell/cell.h"
+#include "tenant/usage.h"
 
 const char *api_owner(const struct request *rq) { return rq->key_id[0] ? rq->key_id : NULL; }
 
@@ -179,6 +180,10 @@ void api_over(struct request *rq) {
 }
 
 void api_freed(struct request *rq) {
+    struct usage *u = api_of(rq)->usage;
+    usage_add(u, rq->key_id, USAGE_REQUESTS, 1);
+    usage_add(u, rq->key_id, USAGE_BYTES_IN, rq->body_seen + rq->message_bytes);
+    usage_add(u, rq->key_id, USAGE_BYTES_OUT, rq->sent_bytes);
     trace_end(rq);
     if (rq->cell) cell_release(rq->cell);
 }

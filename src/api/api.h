@@ -20,12 +20,14 @@ struct live;
 struct owners;
 struct mcp;
 struct exporter;
+struct usage;
 
 struct api {
     struct world *world;
     struct driver *driver; /* for its report; the world owns it */
     struct store *store;
     struct keys *keys;
+    struct usage *usage; /* tenant/usage.h */
     struct http_server *http;
     struct api_metrics *metrics;
     struct live *lives; /* live.h */

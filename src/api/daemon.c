@@ -22,6 +22,7 @@
 #include "cell/template.h"
 #include "store/store.h"
 #include "tenant/keys.h"
+#include "tenant/usage.h"
 
 struct daemon {
     const struct daemon_options *options;
@@ -97,6 +98,8 @@ static int open_parts(struct daemon *d, driver_open_fn open_driver, struct err *
     if (open_state(d, e) < 0) return -1;
     if (e2b_open(&d->api, o->state_dir, e) < 0) return -1;
     d->api.keys = keys_open(d->api.store);
+    d->api.usage = usage_open(&d->loop, d->api.store, e);
+    if (!d->api.usage) return -1;
     d->api.metrics = metrics_open();
     d->api.owners = owners_open();
     if (check_listen(d, e) < 0) return -1;
@@ -107,6 +110,8 @@ static int open_parts(struct daemon *d, driver_open_fn open_driver, struct err *
     world.driver = d->api.driver;
     world.store = d->api.store;
     world.state_dir = o->state_dir;
+    world.used = usage_of_domain;
+    world.used_arg = d->api.usage;
     d->api.world = world_open(&world, e);
     if (!d->api.world) return -1;
     if (open_tracing(d, e) < 0) return -1;
@@ -141,6 +146,7 @@ static void stop(struct daemon *d) {
     if (d->api.http) http_server_close(d->api.http);
     if (d->api.mcp) mcp_close(d->api.mcp);
     if (d->api.world) world_close(d->api.world);
+    if (d->api.usage) usage_stop(d->api.usage);
     d->api.world = NULL;
     uv_close((uv_handle_t *)&d->term, NULL);
     uv_close((uv_handle_t *)&d->interrupt, NULL);
@@ -203,6 +209,7 @@ static void close_parts(struct daemon *d) {
     if (d->api.http) http_server_free(d->api.http);
     if (d->api.exporter) exporter_close(d->api.exporter); /* the requests have ended their spans */
     if (d->api.keys) keys_close(d->api.keys);
+    usage_close(d->api.usage); /* the requests are over and counted */
     if (d->api.store) store_close(d->api.store);
     if (d->api.metrics) metrics_close(d->api.metrics);
     if (d->api.owners) owners_close(d->api.owners);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/handlers.h"
+#include "api/trace/trace.h"
 #include "api/websocket.h"
 #include "cell/process.h"
 
@@ -17,6 +18,7 @@ struct terminal {
     struct process *process;
     struct json_object *body;
     struct buf keys;
+    long long size; /* bytes of the screen */
 };
 
 static void say(struct terminal *t, struct json_object *taken) {
@@ -40,7 +42,13 @@ static void feed(struct terminal *t) {
 }
 
 static void ended(struct terminal *t, struct json_object *end, const struct err *e) {
+    struct span *span = trace_span(t->rq);
     t->process = NULL;
+    span_number(span, "cella.stdout.bytes", t->size);
+    if (e)
+        span_fail(span, e->code);
+    else
+        span_process(span, end);
     if (e) {
         say_error(t, e);
     } else {
@@ -58,9 +66,10 @@ static void on_process(void *arg, struct process *p, enum process_event event, s
                        const void *bytes, size_t n, struct err *e) {
     struct terminal *t = arg;
     switch (event) {
-    case PROCESS_START: break;
+    case PROCESS_START: span_process(trace_span(t->rq), json); break;
     case PROCESS_STDOUT:
     case PROCESS_STDERR:
+        t->size += (long long)n;
         websocket_send(t->ws, false, bytes, n);
         if (websocket_full(t->ws)) process_pause(p, true);
         break;
@@ -103,6 +112,7 @@ static void on_opened(void *arg, struct websocket *ws) {
     t->ws = ws;
     t->process = process_start(t->rq->cell, t->body, on_process, t, &e);
     if (t->process) return;
+    span_fail(trace_span(t->rq), e.code);
     say_error(t, &e);
     websocket_finish(ws, 1011, "the terminal did not start");
 }
@@ -115,7 +125,10 @@ static void on_drained(void *arg, struct websocket *ws) {
 
 static void on_closed(void *arg) {
     struct terminal *t = arg;
-    if (t->process) process_detach(t->process, !request_stopping(t->rq));
+    if (t->process) {
+        span_fail(trace_span(t->rq), request_stopping(t->rq) ? "the daemon stopped" : "the client hung up");
+        process_detach(t->process, !request_stopping(t->rq));
+    }
     buf_free(&t->keys);
     json_object_put(t->body);
     request_release(t->rq);
@@ -153,7 +166,9 @@ void handle_exec_pty(struct request *rq) {
     static const struct websocket_ops ops = {
         .opened = on_opened, .message = on_message, .drained = on_drained, .closed = on_closed};
     struct err e;
+    trace_start(rq, "cella.exec");
     struct json_object *body = terminal_body(rq, &e);
+    span_code(trace_span(rq), body);
     if (!body) {
         reply_err(rq, &e);
         return;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "api/handlers.h"
+#include "api/trace/trace.h"
 #include "api/websocket.h"
 #include "cell/process.h"
 
@@ -27,6 +28,8 @@ struct command {
     struct utf8_tail out, err;
     struct buf in; /* stdin that the process did not take yet */
     bool in_eof;
+    struct span *span;  /* each command has its own */
+    long long sizes[2]; /* bytes of stdout and stderr */
 };
 
 struct hub {
@@ -43,6 +46,7 @@ static void command_free(struct command *c) {
         c->hub->commands = c->next;
     if (c->next) c->next->prev = c->prev;
     c->hub->count--;
+    span_end(c->span);
     buf_free(&c->in);
     free(c->id);
     free(c);
@@ -105,16 +109,27 @@ static void feed(struct command *c) {
     websocket_hold(c->hub->ws, all > STDIN_WAITING_MAX);
 }
 
+static void trace_outcome(struct command *c, struct json_object *end, const struct err *e) {
+    if (e)
+        span_fail(c->span, e->code);
+    else
+        span_process(c->span, end);
+    span_number(c->span, "cella.stdout.bytes", c->sizes[0]);
+    span_number(c->span, "cella.stderr.bytes", c->sizes[1]);
+}
+
 static void on_process(void *arg, struct process *p, enum process_event event, struct json_object *json,
                        const void *bytes, size_t n, struct err *e) {
     struct command *c = arg;
     (void)p;
+    if (event == PROCESS_STDOUT || event == PROCESS_STDERR) c->sizes[event == PROCESS_STDERR] += (long long)n;
     switch (event) {
-    case PROCESS_START: break;
+    case PROCESS_START: span_process(c->span, json); break;
     case PROCESS_STDOUT: say_output(c, "stdout", &c->out, bytes, n, false); break;
     case PROCESS_STDERR: say_output(c, "stderr", &c->err, bytes, n, false); break;
     case PROCESS_STDIN_DRAINED: feed(c); break;
     case PROCESS_END:
+        trace_outcome(c, json, e);
         say_output(c, "stdout", &c->out, NULL, 0, true);
         say_output(c, "stderr", &c->err, NULL, 0, true);
         if (e)
@@ -147,8 +162,11 @@ static int start(struct hub *h, const char *id, struct json_object *message, str
     if (c->next) c->next->prev = c;
     h->commands = c;
     h->count++;
+    c->span = trace_part(h->rq, "cella.exec");
+    span_code(c->span, message);
     c->process = process_start(h->rq->cell, message, on_process, c, e);
     if (c->process) return 0;
+    span_fail(c->span, e->code);
     command_free(c);
     return -1;
 }
@@ -219,6 +237,7 @@ static void on_closed(void *arg) {
     bool kill_them = !request_stopping(h->rq);
     h->ws = NULL;
     while (h->commands) {
+        span_fail(h->commands->span, kill_them ? "the client hung up" : "the daemon stopped");
         process_detach(h->commands->process, kill_them);
         command_free(h->commands);
     }

@@ -139,6 +139,23 @@ static void put_executions(const struct api_metrics *m, struct buf *out) {
     put_histogram(out, "cella_execution_seconds", "", &m->execution);
 }
 
+static const char *help_of(const char *name) {
+    static const char *const texts[][2] = {
+        {"cella_created_total", "Sandboxes made, children of forks among them."},
+        {"cella_forked_total", "Sandboxes made as children of a fork."},
+        {"cella_merged_total", "Merges: a branch took another one's place."},
+        {"cella_snapshots_total", "Snapshots written."},
+        {"cella_paused_total", "Pauses in memory."},
+        {"cella_resumed_total", "Ends of pauses in memory."},
+        {"cella_hibernated_total", "Sandboxes frozen to the disk."},
+        {"cella_woken_total", "Sandboxes resumed from the disk."},
+        {"cella_rolled_back_total", "Lost sandboxes that went back to their image."},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (strcmp(texts[i][0], name) == 0) return texts[i][1];
+    return NULL;
+}
+
 /* Numbers of the domain and the driver, each as a gauge named by its place: {"cells":{"running":3}} becomes
  * cella_cells_running 3. */
 static void put_numbers(struct buf *out, const char *prefix, struct json_object *value, int depth) {
@@ -154,6 +171,7 @@ static void put_numbers(struct buf *out, const char *prefix, struct json_object 
     } else if (json_object_is_type(value, json_type_int)) {
         size_t n = strlen(prefix);
         bool counter = n > 6 && strcmp(prefix + n - 6, "_total") == 0;
+        if (help_of(prefix)) buf_printf(out, "# HELP %s %s\n", prefix, help_of(prefix));
         buf_printf(out, "# TYPE %s %s\n%s %ld\n", prefix, counter ? "counter" : "gauge", prefix,
                    json_object_get_int64(value));
     } else if (json_object_is_type(value, json_type_double)) {

@@ -50,12 +50,17 @@ void reply_header(struct request *rq, const char *name, const char *value) {
     if (rq->reply) (void)MHD_add_response_header(rq->reply, name, value);
 }
 
+static void count(struct request *rq, size_t n) {
+    if (rq->conn && !rq->reply) rq->sent_bytes = n;
+}
+
 static void put_json(void *object) { json_object_put(object); }
 
 void reply_json(struct request *rq, unsigned status, struct json_object *taken) {
     size_t n;
     const char *text =
         json_object_to_json_string_length(taken, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+    count(rq, n);
     /* The text lives inside the object: sent without a copy, freed when it is out. */
     reply_response(rq, status,
                    MHD_create_response_from_buffer_with_free_callback_cls(n, (void *)(uintptr_t)text, put_json, taken));
@@ -64,6 +69,7 @@ void reply_json(struct request *rq, unsigned status, struct json_object *taken) 
 
 void reply_buf(struct request *rq, unsigned status, const char *content_type, struct buf *taken) {
     size_t n = taken->len;
+    count(rq, n);
     reply_response(
         rq, status,
         MHD_create_response_from_buffer(n, taken->data, taken->data ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT));
@@ -72,6 +78,7 @@ void reply_buf(struct request *rq, unsigned status, const char *content_type, st
 }
 
 void reply_text(struct request *rq, unsigned status, const char *content_type, const char *text) {
+    count(rq, strlen(text));
     reply_response(rq, status,
                    MHD_create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY));
     reply_header(rq, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);

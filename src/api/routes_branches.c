@@ -13,8 +13,7 @@ static void own_children(struct request *rq, struct json_object *said) {
     struct json_object *ids = json_field(said, "children");
     for (size_t i = 0; rq->key_id[0] && i < json_object_array_length(ids); i++)
         owners_add(api_of(rq)->owners, json_object_get_string(json_object_array_get_idx(ids, i)), rq->key_id);
-    span_number(trace_span(rq), "cella.children", (long long)json_object_array_length(ids));
-    span_number(trace_span(rq), "cella.failures", (long long)json_object_array_length(json_field(said, "errors")));
+    trace_forked(rq, said);
 }
 
 static void forked(void *arg, struct err *e, struct json_object *said) {

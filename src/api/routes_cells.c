@@ -18,9 +18,7 @@ static void created(void *arg, struct err *e, struct cell *cell) {
         struct json_object *about = cell_describe(cell);
         rq->cell = cell_hold(cell);
         if (rq->key_id[0]) owners_add(api_of(rq)->owners, cell_id(cell), rq->key_id);
-        span_text(trace_span(rq), "cella.sandbox.id", cell_id(cell));
-        span_text(trace_span(rq), "cella.template", json_object_get_string(json_field(about, "template")));
-        span_text(trace_span(rq), "cella.boot_mode", json_object_get_string(json_field(about, "boot_mode")));
+        trace_created(rq, cell);
         json_set_text(about, "state", "ready"); /* the word that some clients wait for */
         (void)snprintf(place, sizeof place, "/v1/sandboxes/%s", cell_id(cell));
         reply_json(rq, 201, about);

@@ -7,6 +7,8 @@
 #include "cell/template.h"
 #include "cell/world.h"
 #include "driver/driver.h"
+#include "tenant/keys.h"
+#include "tenant/usage.h"
 
 static const char *driver_name(struct request *rq) {
     struct driver *driver = api_of(rq)->driver;
@@ -43,15 +45,61 @@ void handle_metrics(struct request *rq) {
     reply_buf(rq, 200, "text/plain; version=0.0.4; charset=utf-8", &b);
 }
 
-void handle_usage(struct request *rq) {
+/* ---- usage ---- */
+
+struct living {
+    const char *key_id;
+    uint64_t us;
+};
+static bool add_living(void *arg, struct cell *cell) {
+    struct living *l = arg;
+    if (strcmp(cell_owner(cell), l->key_id) == 0) l->us += cell_cpu_us(cell);
+    return true;
+}
+static uint64_t of_living(void *rq, const char *key_id, unsigned kind) {
+    struct living l = {.key_id = key_id};
+    if (kind == USE_CPU_US) cell_each(api_of(rq)->world, add_living, &l);
+    return l.us;
+}
+
+/* The name of each key; null for requests without one and for a key that was deleted. */
+static void name_rows(struct json_object *list, struct json_object *known) {
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        struct json_object *row = json_object_array_get_idx(list, i), *name = NULL;
+        const char *id = json_object_get_string(json_field(row, "id"));
+        for (size_t k = 0; id && known && k < json_object_array_length(known); k++) {
+            struct json_object *key = json_object_array_get_idx(known, k);
+            if (strcmp(json_object_get_string(json_field(key, "id")), id) == 0) name = json_field(key, "name");
+        }
+        json_set(row, "name", name ? json_object_get(name) : NULL);
+    }
+}
+
+/* A key hears of itself; whoever needs none hears of all. */
+static void add_keys(struct request *rq, struct json_object *out) {
+    struct err e;
+    struct api *api = api_of(rq);
+    struct json_object *list = usage_list(api->usage, api_owner(rq), of_living, rq), *known = keys_list(api->keys, &e);
+    name_rows(list, known);
+    json_object_put(known);
+    json_set(out, "total", usage_sum(list));
+    json_set(out, "keys", list);
+}
+
+static void reply_usage(void *arg) {
+    struct request *rq = arg;
     struct api *api = api_of(rq);
     struct json_object *out = metrics_usage(api->metrics), *world = world_metrics(api->world);
     struct json_object *driver = json_field(world, "driver");
     json_set_int(out, "since_seconds", (monotonic_ms() - api->started_ms) / 1000);
     if (driver) json_object_object_del(world, "driver");
     json_set(out, "domain", world);
+    add_keys(rq, out);
     reply_json(rq, 200, out);
+    request_release(rq);
 }
+
+void handle_usage(struct request *rq) { world_look_at_cpu(api_of(rq)->world, api_owner(rq), reply_usage, request_hold(rq)); }
 
 void handle_doctor(struct request *rq) {
     struct driver *driver = api_of(rq)->driver;

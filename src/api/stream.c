@@ -35,6 +35,7 @@ static ssize_t give(struct stream *st, char *out, size_t max) {
     memcpy(out, st->data + st->from, n);
     st->from += n;
     st->sent += n;
+    st->rq->sent_bytes += n;
     if (st->from == st->to) st->from = st->to = 0;
     if (st->over) return (ssize_t)n;
     if (st->ops.taken) st->ops.taken(st->arg, n);

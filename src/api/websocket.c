@@ -20,6 +20,7 @@
 struct websocket {
     struct websocket *next, *prev;
     struct http_server *server;
+    struct request *rq; /* for its numbers; the owner holds it until it heard closed() */
     const struct websocket_ops *ops;
     void *arg;
     struct MHD_UpgradeResponseHandle *upgrade;
@@ -74,6 +75,7 @@ static void wire_message(wslay_event_context_ptr wire, const struct wslay_event_
     (void)wire;
     ws->silent_pings = 0;
     if (wslay_is_ctrl_frame(m->opcode) || ws->finishing) return;
+    if (ws->rq) ws->rq->message_bytes += m->msg_length;
     ws->ops->message(ws->arg, ws, m->opcode == WSLAY_TEXT_FRAME, m->msg, m->msg_length);
 }
 
@@ -232,7 +234,7 @@ static void on_upgrade(void *cls, struct MHD_Connection *conn, void *con_cls, co
     (void)conn;
     struct websocket *ws = calloc(1, sizeof *ws);
     if (!ws) abort();
-    *ws = (struct websocket){.server = s, .ops = h->ops, .arg = h->arg, .upgrade = upgrade, .fd = fd};
+    *ws = (struct websocket){.server = s, .rq = rq, .ops = h->ops, .arg = h->arg, .upgrade = upgrade, .fd = fd};
     struct wslay_event_callbacks callbacks = {
         .recv_callback = wire_recv, .send_callback = wire_send, .on_msg_recv_callback = wire_message};
     if (wslay_event_context_server_init(&ws->wire, &callbacks, ws) != 0) abort();
@@ -320,6 +322,7 @@ bool websocket_accept(struct request *rq, const struct websocket_ops *ops, void 
 
 void websocket_send(struct websocket *ws, bool text, const void *bytes, size_t n) {
     if (ws->dead || ws->finishing) return;
+    if (ws->rq) ws->rq->sent_bytes += n;
     struct wslay_event_msg m = {.opcode = text ? WSLAY_TEXT_FRAME : WSLAY_BINARY_FRAME, .msg = bytes, .msg_length = n};
     if (wslay_event_queue_msg(ws->wire, &m) != 0 || !flush(ws)) {
         (void)uv_poll_start(&ws->poll, UV_WRITABLE, on_poll); /* dies on the next turn, not under its owner */

@@ -130,6 +130,7 @@ static void on_destroyed(void *arg, struct err *err) {
     char image[CELL_ID_MAX];
     memcpy(image, c->image_id, sizeof image);
     c->status = CELL_ENDED;
+    cell_cpu_settle(c);
     if (err) log_error("%s: not everything was given back: %s", c->id, err->text);
     if (end_rows(c, &failed) < 0)
         log_error("%s: %s", c->id, failed.text);
@@ -167,6 +168,7 @@ static void end_now(struct deferred *d) {
     if (guest) guest_link_close(guest, c->reason);
     for (int i = 0; i < DRIVER_SLOTS; i++)
         if (c->contexts[i]) context_free(c->contexts[i]);
+    cell_cpu_look(c);
     if (c->driver)
         c->world->config.driver->ops->destroy(steal_ptr(&c->driver), on_destroyed, c);
     else

@@ -72,6 +72,7 @@ static void finish(struct creation *x, struct cell *c) {
         return;
     }
     w->counters.created++;
+    cell_used(c, USE_CREATED, 1);
     cell_arm(c);
     struct json_object *about = json_object_new_object();
     json_object_object_add(about, "template", json_object_new_string(c->template_name));

@@ -28,7 +28,7 @@
 #define LANGUAGE_SHELL "shell"
 
 struct counters {
-    uint64_t created, create_failed, deleted, lost, hibernated, woken, rolled_back, forked, merged, snapshots, executions, interrupted, timeouts, oom, context_restarts, processes,
+    uint64_t created, create_failed, deleted, lost, paused, resumed, hibernated, woken, rolled_back, forked, merged, snapshots, executions, interrupted, timeouts, oom, context_restarts, processes,
         transfers, output_bytes, dropped_bytes;
 };
 
@@ -112,6 +112,7 @@ struct cell {
     int64_t active_ms, paused_ms;   /* monotonic */
     double boot_ms;
     uint64_t oom_seen; /* oom_kills of the newest stats */
+    uint64_t cpu_seen_us; /* by the newest look of use.c, since it was made or woken */
     struct tail log;
     struct history_cell history;
     struct deadline life;
@@ -240,6 +241,11 @@ void cell_lost(struct cell *, const char *reason);
 /* 0 when n more cells may live; limit_reached otherwise. Frozen ones do not count. */
 int world_room(struct world *, size_t n, struct err *);
 void image_jobs_forget(struct world *); /* image.c: the world closes */
+
+/* ---- use.c: what it used goes to the accounts ---- */
+void cell_used(struct cell *, enum use, uint64_t n);
+void cell_cpu_look(struct cell *);   /* right before its driver_cell is destroyed: the driver answers in order */
+void cell_cpu_settle(struct cell *); /* the driver_cell is gone */
 
 /* ---- freeze.c, wake.c, rollback.c, copy.c ---- */
 bool cell_can_freeze(const struct cell *);

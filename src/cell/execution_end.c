@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "cell/domain.h"
 #include "cell/text.h"
@@ -102,6 +103,9 @@ void execution_finish(struct execution *x, const char *exit, struct json_object 
         x->error = error;
     }
     cell_touch(c);
+    cell_used(c, USE_EXECUTIONS, 1);
+    int64_t took_us = x->started_ms ? monotonic_us() - x->started_us : 0;
+    if (took_us > 0) cell_used(c, USE_EXECUTION_US, (uint64_t)took_us);
     struct json_object *execution = execution_json(x);
     size_t size = 2500 + x->out[0].kept.len + x->out[1].kept.len + x->results_bytes;
     history_add(&w->history, &c->history, x->id, execution, size);

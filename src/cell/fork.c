@@ -302,6 +302,7 @@ static void on_child(void *arg, unsigned index, struct err *e, const struct driv
     fault_point("domain.fork.child_saved");
     w->counters.created++;
     w->counters.forked++;
+    cell_used(c, USE_FORKED, 1);
     cell_arm(c);
     f->child[index] = cell_hold(c);
     f->lacks[index] = json_object_get(copy->not_carried);

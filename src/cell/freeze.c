@@ -105,6 +105,7 @@ static void on_destroyed(void *arg, struct err *err) {
     struct cell *c = x->cell;
     struct world *w = c->world;
     fault_point("domain.freeze.destroyed");
+    cell_cpu_settle(c);
     if (err) log_error("%s: not everything was given back: %s", c->id, err->text);
     if (c->status == CELL_FREEZING) {
         c->status = CELL_FROZEN;
@@ -210,6 +211,7 @@ static void on_published(void *arg, struct err *err) {
     image_discard(w, x->old);
     if (c->driver) {
         struct driver_cell *dc = c->driver;
+        cell_cpu_look(c);
         c->driver = NULL;
         w->config.driver->ops->destroy(dc, on_destroyed, x);
     } else

@@ -139,7 +139,7 @@ static void on_paused(void *arg, struct err *err) {
         c->paused_ms = monotonic_ms();
         if (!err) cell_clocks_hold(c);
         cell_arm(c);
-        if (!err) changed(c, "sandbox.paused");
+        if (!err) c->world->counters.paused++, changed(c, "sandbox.paused");
     }
     change_done(x, err);
 }
@@ -161,6 +161,7 @@ static void on_resumed(void *arg, struct err *err) {
     struct cell *c = x->cell;
     if (!err && c->status == CELL_PAUSED) {
         c->status = CELL_RUNNING;
+        c->world->counters.resumed++;
         int64_t slept = monotonic_ms() - c->paused_ms;
         cell_touch(c);
         cell_arm(c);

@@ -238,6 +238,7 @@ static void swap(struct merge *m) {
     memcpy(reason, into->reason, sizeof reason);
     into->driver = NULL;
     end_executions(into);
+    cell_cpu_settle(into);
     cell_hold(into);
     cell_hold(from);
     world_remove(w, into);
@@ -347,6 +348,7 @@ static void on_both_turns(struct merge *m) {
     }
     fault_point("domain.merge.journaled");
     m->into->merging = m->from->merging = true;
+    cell_cpu_look(m->into); /* it ends in the same step */
     w->config.driver->ops->rename(m->from->driver, m->into->id, on_renamed, m);
 }
 

@@ -160,6 +160,7 @@ static void on_reply(void *arg, struct json_object *reply) {
     struct proc *p = arg;
     if (p->state != PROC_STARTING) return;
     p->state = PROC_RUNNING;
+    if (!p->ours) cell_used(p->cell, USE_COMMANDS, 1);
     p->pid = json_object_get_int64(body_get(reply, "pid"));
     struct json_object *o = json_object_new_object();
     add_text(o, "id", p->id);

@@ -25,7 +25,7 @@ struct proc {
     struct process *views;
     int telling;   /* callbacks on the stack */
     char *command; /* shown in lists, shortened */
-    bool background, pty, timed_out, clock_held, oom_base_known;
+    bool background, pty, timed_out, clock_held, oom_base_known, ours /* process_run_ours */;
     struct json_object *input; /* stdin given as a string, and how much of it is written */
     size_t input_at;
     bool input_closes; /* EOF after it */

@@ -252,7 +252,7 @@ void process_signal_by_id(struct cell *c, const char *id, int signo, cell_done_c
         (void)snprintf(command, sizeof command, "LC_ALL=C kill -%d %ld", signo, pid);
         struct json_object *body = json_object_new_object();
         json_object_object_add(body, "cmd", json_object_new_string(command));
-        process_run(c, body, on_killed, x);
+        process_run_ours(c, body, on_killed, x);
         json_object_put(body);
         return;
     }

@@ -19,6 +19,8 @@ typedef void (*process_cb)(void *arg, struct process *, enum process_event, stru
 struct process *process_start(struct cell *, struct json_object *body, process_cb, void *arg, struct err *);
 /* Whole answer {id, pid, stdout, stderr, exit_code, signal, duration_ms, exit, truncated|null}; with background:true it comes at once: {id, pid, background:true}. */
 void process_run(struct cell *, struct json_object *body, cell_json_cb, void *arg);
+/* The same for what Cella itself has to do in a cell: no command of the accounts (use.h). */
+void process_run_ours(struct cell *, struct json_object *body, cell_json_cb, void *arg);
 /* Bytes taken (may be fewer; then PROCESS_STDIN_DRAINED comes). */
 size_t process_stdin(struct process *, const void *bytes, size_t n);
 void process_stdin_close(struct process *);

@@ -97,7 +97,7 @@ static void on_event(void *arg, struct process *v, enum process_event event, str
     }
 }
 
-void process_run(struct cell *c, struct json_object *body, cell_json_cb cb, void *arg) {
+static void run(struct cell *c, struct json_object *body, bool ours, cell_json_cb cb, void *arg) {
     struct run *r = calloc(1, sizeof *r);
     if (!r) abort();
     *r = (struct run){.cell = cell_hold(c), .cb = cb, .arg = arg};
@@ -106,7 +106,11 @@ void process_run(struct cell *c, struct json_object *body, cell_json_cb cb, void
         defer(c->world->defers, &r->later, run_refused);
         return;
     }
+    p->ours = ours;
     r->background = p->background;
     memcpy(r->id, p->id, sizeof r->id);
     proc_view(p, on_event, r);
 }
+
+void process_run(struct cell *c, struct json_object *body, cell_json_cb cb, void *arg) { run(c, body, false, cb, arg); }
+void process_run_ours(struct cell *c, struct json_object *body, cell_json_cb cb, void *arg) { run(c, body, true, cb, arg); }

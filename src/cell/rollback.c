@@ -33,6 +33,7 @@ static void on_away(void *arg, struct err *err) {
     struct err failed;
     if (err) log_error("%s: not everything was given back: %s", c->id, err->text);
     c->rolling_back = false;
+    cell_cpu_settle(c);
     if (c->status < CELL_ENDING) {
         take_image(c, row);
         cell_contexts_from_row(c, body_get(row, "cell"), RUNNING_DROPPED);
@@ -63,6 +64,7 @@ static void go(struct turn *t) {
     if (guest) guest_link_close(guest, c->lost_why);
     for (int i = 0; i < DRIVER_SLOTS; i++)
         if (c->contexts[i]) context_free(c->contexts[i]);
+    cell_cpu_look(c);
     c->driver = NULL;
     if (dc)
         c->world->config.driver->ops->destroy(dc, on_away, c);

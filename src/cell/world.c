@@ -185,6 +185,8 @@ struct json_object *world_metrics(struct world *w) {
     number(o, "create_failed_total", w->counters.create_failed);
     number(o, "deleted_total", w->counters.deleted);
     number(o, "lost_total", w->counters.lost);
+    number(o, "paused_total", w->counters.paused);
+    number(o, "resumed_total", w->counters.resumed);
     number(o, "hibernated_total", w->counters.hibernated);
     number(o, "woken_total", w->counters.woken);
     number(o, "rolled_back_total", w->counters.rolled_back);

@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #include "base/err.h"
+#include "cell/use.h"
 #include "driver/driver.h"
 
 struct json_object;
@@ -27,6 +28,8 @@ struct world_config {
     int64_t timeout_grace_ms;        /* between SIGINT and SIGKILL after a timeout; 0: 2 s */
     int64_t interrupt_grace_ms;      /* the same after an interrupt that was asked for; 0: 5 s */
     uint64_t output_bytes_max;      /* kept and sent per stream and execution; the rest is counted as dropped */
+    use_cb used;                    /* the accounts (use.h); NULL: none are kept. Must not call the domain */
+    void *used_arg;
 };
 
 /* Defaults for a host with this much memory; every field set. */

@@ -47,6 +47,8 @@ const char *const statement_text[STATEMENTS] = {
     [KEY_EACH] = "SELECT id,name,created,used FROM api_key ORDER BY created,id",
     [KEY_USED] = "UPDATE api_key SET used=?2 WHERE id=?1",
     [KEY_ANY] = "SELECT 1 FROM api_key LIMIT 1",
+    [USAGE_PUT] = "INSERT INTO usage(key_id,what,n) VALUES(?1,?2,?3) ON CONFLICT(key_id,what) DO UPDATE SET n=?3",
+    [USAGE_EACH] = "SELECT key_id,what,n FROM usage",
 };
 
 /* ---- one statement at a time ---- */
@@ -200,4 +202,22 @@ bool store_key_any(struct store *s) {
     bool any = sqlite3_step(st) == SQLITE_ROW;
     finish(st);
     return any;
+}
+
+/* ---- usage ---- */
+
+int store_usage_put(struct store *s, const char *key_id, const char *what, uint64_t sum, struct err *err) {
+    sqlite3_stmt *st = store_bind(s, USAGE_PUT, key_id, what, NULL);
+    sqlite3_bind_int64(st, 3, (int64_t)sum);
+    return store_run(s, st, err, "write usage");
+}
+
+int store_usage_each(struct store *s, int (*row)(void *, const char *, const char *, uint64_t), void *arg, struct err *err) {
+    sqlite3_stmt *st = store_bind(s, USAGE_EACH, NULL, NULL, NULL);
+    int rc, out = 0;
+    while (out == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW)
+        out = row(arg, column(st, 0), column(st, 1), (uint64_t)sqlite3_column_int64(st, 2));
+    if (out == 0 && rc != SQLITE_DONE) out = store_fail(s, err, "read usage");
+    finish(st);
+    return out;
 }

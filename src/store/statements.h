@@ -36,6 +36,8 @@ enum statement {
     KEY_EACH,
     KEY_USED,
     KEY_ANY,
+    USAGE_PUT,
+    USAGE_EACH,
     STATEMENTS,
 };
 extern const char *const statement_text[STATEMENTS];

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "store/statements.h"
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 #define BUSY_MS 2000 /* a reader such as the sqlite3 shell may hold the file for a moment */
 
 /* What each version added; a new file goes through all of them. */
@@ -36,6 +36,8 @@ static const char *const schema[SCHEMA_VERSION] = {
     "json TEXT NOT NULL);"
     "CREATE INDEX branch_root ON branch(root_id, seq);"
     "CREATE TABLE journal(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, json TEXT NOT NULL);",
+    /* 3: what each key used; key_id '': requests without one */
+    "CREATE TABLE usage(key_id TEXT NOT NULL, what TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY(key_id, what)) WITHOUT ROWID;",
 };
 
 int store_fail(struct store *s, struct err *err, const char *what) {
@@ -120,10 +122,11 @@ void store_close(struct store *s) {
 }
 
 void store_begin(struct store *s) { sqlite3_exec(s->db, "BEGIN", NULL, NULL, NULL); }
-void store_commit(struct store *s) {
-    if (sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK) return;
+int store_commit(struct store *s) {
+    if (sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK) return 0;
     log_error("database: %s", sqlite3_errmsg(s->db));
     sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+    return -1;
 }
 
 /* In WAL mode NORMAL leaves the sync to the checkpoint and FULL does it in every commit. The level cannot change inside a

@@ -13,7 +13,7 @@ struct store *store_open(const char *path, struct err *); /* creates and migrate
 void store_close(struct store *);
 /* Everything between the two is one commit: for a batch of rows that belong to one moment. Do not nest. */
 void store_begin(struct store *);
-void store_commit(struct store *);
+int store_commit(struct store *); /* 0, or -1: nothing of it was taken, the log says why */
 /* The same, and the commit survives a power cut. The caller rolls back when a row could not be written; a commit that
  * fails has done so itself. */
 void store_begin_durable(struct store *);
@@ -60,3 +60,7 @@ int store_key_delete(struct store *, const char *id, struct err *); /* not_found
 int store_key_each(struct store *, int (*row)(void *arg, const char *id, const char *name, int64_t created_ms, int64_t last_used_ms), void *arg, struct err *);
 int store_key_used(struct store *, const char *id, int64_t now_ms);
 bool store_key_any(struct store *);
+
+/* usage: sums per key and kind; they outlive the key. put: the sum so far takes the place of the older one. */
+int store_usage_put(struct store *, const char *key_id, const char *what, uint64_t sum, struct err *);
+int store_usage_each(struct store *, int (*row)(void *arg, const char *key_id, const char *what, uint64_t sum), void *arg, struct err *);

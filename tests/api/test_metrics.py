@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Dict
+from typing import Any, Dict, Optional, Tuple
 
 import httpx
+import pytest
 from cella import Sandbox
 
 LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{([a-zA-Z_][a-zA-Z0-9_]*=\"([^\"\\\n]|\\.)*\",?)*\})? (-?[0-9.e+-]+|NaN|\+Inf|-Inf)$")
@@ -60,6 +61,41 @@ def test_metrics_are_well_formed_and_move(http: httpx.Client, server) -> None:  
     assert total(after, created) > total(before, created)
     executions = r"^cella_executions?\w*_total"
     assert total(after, executions) >= total(before, executions) + 2
+
+
+def test_pauses_are_counted(http: httpx.Client, box: Sandbox) -> None:
+    before = scrape(http)
+    for step in ("pause", "pause", "resume", "resume", "pause", "resume"):  # the second of the same does nothing
+        assert http.post(f"/v1/sandboxes/{box.id}/{step}").is_success
+    after = scrape(http)
+    for name in ("paused", "resumed"):
+        assert after[f"cella_{name}_total"] == before[f"cella_{name}_total"] + 2, name
+
+
+@pytest.mark.needs_isolation
+def test_branches_and_images_are_counted(http: httpx.Client, server) -> None:  # type: ignore[no-untyped-def]
+    """The shared daemon serves this test alone, so the steps are exact."""
+
+    def moved(path: str, body: Optional[Dict[str, object]] = None) -> Tuple[Dict[str, float], Dict[str, Any]]:
+        before = scrape(http)
+        answer = http.post(f"/v1/sandboxes/{path}", json=body) if body is not None else http.post(f"/v1/sandboxes/{path}")
+        assert answer.is_success, answer.text
+        after = scrape(http)
+        names = [f"cella_{n}_total" for n in ("created", "forked", "merged", "snapshots", "hibernated", "woken")]
+        return {n[6:-6]: after[n] - before[n] for n in names if after[n] != before[n]}, answer.json() if answer.content else {}
+
+    with Sandbox(host=server.url) as box:
+        steps, said = moved(f"{box.id}/fork", {"n": 3})
+        assert steps == {"created": 3, "forked": 3}
+        steps, snapshot = moved(f"{box.id}/snapshots", {})
+        assert steps == {"snapshots": 1}
+        first, *others = said["children"]
+        assert moved(f"{box.id}/merge_into/{first}")[0] == {"merged": 1}
+        assert moved(f"{others[0]}/hibernate")[0] == {"hibernated": 1}
+        assert moved(f"{others[0]}/wake")[0] == {"woken": 1}
+        for child in others:
+            http.delete(f"/v1/sandboxes/{child}")
+        http.delete(f"/v1/snapshots/{snapshot['id']}")
 
 
 def test_templates(http: httpx.Client) -> None:

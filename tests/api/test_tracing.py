@@ -14,6 +14,7 @@ import httpx
 import pytest
 from support.server import Server
 from support.wait import until
+from support.ws import WebSocket
 
 pytestmark = pytest.mark.own_server
 
@@ -162,6 +163,88 @@ def test_streams_carry_the_trace(traced: httpx.Client, fresh: Receiver) -> None:
     seen = attributes(fresh.named("cella.exec")[0])
     assert seen["cella.stdout.bytes"] == 5 and seen["cella.exit_code"] == 0 and seen["cella.process.id"] == start["id"]
     traced.delete(f"/v1/sandboxes/{cell}")
+
+
+def test_each_command_of_a_websocket_is_a_span(traced: httpx.Client, fresh: Receiver) -> None:
+    cell = traced.post("/v1/sandboxes", json={}).json()["id"]
+    with WebSocket(str(traced.base_url).rstrip("/"), f"/v1/sandboxes/{cell}/exec/ws", extra_headers={"traceparent": GIVEN}) as ws:
+        ws.send({"id": 1, "cmd": "echo first; exit 4"})
+        while '"exit"' not in str(ws.receive()):
+            pass
+        first = fresh.named("cella.exec")[0]  # while the connection is open
+        ws.send({"id": 2, "cmd": "sleep 60"})
+        ws.send({"id": 3, "cmd": 5})
+        assert '"error"' in str(ws.receive())
+    seen = attributes(first)
+    assert first["traceId"] == TRACE and first["parentSpanId"] == PARENT and seen["cella.sandbox.id"] == cell
+    assert seen["cella.exit_code"] == 4 and seen["cella.stdout.bytes"] == 6 and seen["cella.process.id"]
+    assert seen["cella.code.sha256"] == hashlib.sha256(b"echo first; exit 4").hexdigest() and "http.route" in seen
+    others = {span["status"].get("message"): span for span in fresh.named("cella.exec", 3)[1:]}
+    assert set(others) == {"the client hung up", "invalid_request"} and len({s["spanId"] for s in others.values()}) == 2
+    traced.delete(f"/v1/sandboxes/{cell}")
+
+
+def test_a_terminal_is_a_span(traced: httpx.Client, fresh: Receiver) -> None:
+    cell = traced.post("/v1/sandboxes", json={}).json()["id"]
+    with WebSocket(str(traced.base_url).rstrip("/"), f"/v1/sandboxes/{cell}/exec/pty", {"cmd": "echo on the screen; exit 2"}, extra_headers={"traceparent": GIVEN}) as ws:
+        while '"exit"' not in str(ws.receive()):
+            pass
+    span = fresh.named("cella.exec")[0]
+    seen = attributes(span)
+    assert span["traceId"] == TRACE and span["parentSpanId"] == PARENT and span["status"] == {"code": 2, "message": "error"}
+    assert seen["cella.exit_code"] == 2 and seen["cella.stdout.bytes"] >= len("on the screen") and seen["http.response.status_code"] == 101
+    assert seen["cella.code.sha256"] == hashlib.sha256(b"echo on the screen; exit 2").hexdigest()
+    traced.delete(f"/v1/sandboxes/{cell}")
+
+
+def test_other_peoples_clients_are_traced(traced: httpx.Client, fresh: Receiver) -> None:
+    given = {"traceparent": GIVEN}
+    made = traced.post("/sandboxes", json={"templateID": "base", "timeout": 60, "secure": False}, headers=given)
+    assert made.status_code == 201 and TRACE in made.headers["traceparent"], made.text
+    cell = made.json()["sandboxID"]
+    inside = {**given, "E2b-Sandbox-Id": cell}
+
+    code = "print('héllo')\nimport sys; print('e', file=sys.stderr)\n1/0"
+    answer = traced.post("/execute", json={"code": code}, headers={**inside, "E2b-Sandbox-Port": "49999"})
+    assert answer.status_code == 200 and "ZeroDivisionError" in answer.text
+    message = json.dumps({"process": {"cmd": "/bin/sh", "args": ["-c", "echo four; exit 3"]}}).encode()
+    frame = b"\0" + len(message).to_bytes(4, "big") + message
+    headers = {**inside, "E2b-Sandbox-Port": "49983", "Content-Type": "application/connect+json", "Connect-Protocol-Version": "1"}
+    answer = traced.post("/process.Process/Start", content=frame, headers=headers)
+    assert answer.status_code == 200 and b'"end"' in answer.content, answer.content
+
+    create, execute, ran = (fresh.named(f"cella.{name}")[0] for name in ("create", "execute", "exec"))
+    ours = cell if cell.startswith("sbx_") else attributes(execute)["cella.sandbox.id"]
+    for span in (create, execute, ran):
+        assert span["traceId"] == TRACE and span["parentSpanId"] == PARENT and attributes(span)["cella.sandbox.id"] == ours
+    assert attributes(create)["http.route"] == "/sandboxes" and attributes(create)["http.response.status_code"] == 201 and attributes(create)["cella.boot_mode"]
+    seen = attributes(execute)
+    assert seen["cella.code.sha256"] == hashlib.sha256(code.encode()).hexdigest() and seen["cella.error"] == "ZeroDivisionError" and seen["cella.exit"] == "error"
+    assert seen["cella.stdout.bytes"] == len("héllo\n".encode()) and seen["cella.stderr.bytes"] == 2
+    seen = attributes(ran)
+    assert seen["cella.exit_code"] == 3 and seen["cella.stdout.bytes"] == 5 and seen["cella.process.id"] and seen["cella.code.bytes"] > 20
+    everything = json.dumps(fresh.posts)
+    assert "héllo" not in everything and "echo four" not in everything
+
+    refused = traced.post("/execute", json={"code": "1", "language": "cobol"}, headers={**inside, "E2b-Sandbox-Port": "49999"})
+    assert refused.status_code >= 400 and fresh.named("cella.execute", 2)[1]["status"]["code"] == 2
+    traced.delete(f"/sandboxes/{cell}")
+
+    made = traced.post("/v1/containers", json={"name": "traced"}, headers=given)
+    assert made.status_code == 200, made.text
+    span = fresh.named("cella.create", 2)[1]
+    assert attributes(span)["http.route"] == "/v1/containers" and attributes(span)["cella.sandbox.id"][4:] == made.json()["id"][5:] and span["traceId"] == TRACE
+    traced.delete(f"/v1/containers/{made.json()['id']}")
+
+
+@pytest.mark.needs_isolation
+def test_a_fork_in_the_words_of_e2b_is_a_span(traced: httpx.Client, fresh: Receiver) -> None:
+    cell = traced.post("/sandboxes", json={"templateID": "base", "timeout": 60}).json()["sandboxID"]
+    children = traced.post(f"/sandboxes/{cell}/fork", json={"count": 2}, headers={"traceparent": GIVEN}).json()
+    span = fresh.named("cella.fork")[0]
+    assert attributes(span)["cella.children"] == 2 and attributes(span)["cella.failures"] == 0 and span["traceId"] == TRACE
+    for one in [cell, *(child["sandbox"]["sandboxID"] for child in children)]:
+        traced.delete(f"/sandboxes/{one}")
 
 
 def test_mcp_calls_are_spans(traced: httpx.Client, fresh: Receiver) -> None:

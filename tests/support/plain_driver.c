@@ -331,12 +331,25 @@ static uint64_t rss_of(pid_t pid) {
     if (!f || fscanf(f, "%llu %llu", &size, &resident) != 2) return 0;
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
+/* Of that process alone: what it started and has not waited for is not in it. */
+static uint64_t cpu_us_of(pid_t pid) {
+    char path[64];
+    unsigned long long user, system;
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    cleanup_file FILE *f = fopen(path, "re");
+    if (!f || fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2) return 0;
+    return (user + system) * 1000000 / (uint64_t)sysconf(_SC_CLK_TCK);
+}
 static void run_stats(struct later *l) {
     driver_stats_done done;
     memcpy(&done, &l->cb, sizeof done);
     struct cell_stats s = {.pids = 1, .memory_bytes = rss_of(l->cell->guest)};
     for (int i = 0; i < DRIVER_SLOTS; i++)
-        if (l->cell->slots[i].pid) s.pids++, s.memory_bytes += rss_of(l->cell->slots[i].pid);
+        if (l->cell->slots[i].pid) {
+            s.pids++;
+            s.memory_bytes += rss_of(l->cell->slots[i].pid);
+            s.cpu_us += cpu_us_of(l->cell->slots[i].pid);
+        }
     s.memory_peak_bytes = s.memory_bytes;
     done(l->arg, NULL, &s);
 }

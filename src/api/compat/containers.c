@@ -7,6 +7,7 @@
 
 #include "api/handlers.h"
 #include "api/owners.h"
+#include "api/trace/trace.h"
 #include "base/clock.h"
 #include "base/id.h"
 #include "cell/cell.h"
@@ -183,6 +184,7 @@ static void created(void *arg, struct err *e, struct cell *cell) {
     } else {
         rq->cell = cell_hold(cell);
         if (rq->key_id[0]) owners_add(api_of(rq)->owners, cell_id(cell), rq->key_id);
+        trace_created(rq, cell);
         reply_json(rq, 200, container_json(cell));
     }
     request_release(rq);
@@ -192,6 +194,7 @@ static void handle_create(struct request *rq) {
     struct err e;
     struct json_object *spec = json_object_new_object();
     const char *owner = api_owner(rq);
+    trace_start(rq, "cella.create");
     if (fill_spec(spec, rq->body, &e) < 0)
         reply_err(rq, &e);
     else

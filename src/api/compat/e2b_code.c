@@ -8,6 +8,7 @@
 #include "api/live.h"
 #include "api/metrics.h"
 #include "api/stream.h"
+#include "api/trace/trace.h"
 #include "base/clock.h"
 #include "cell/execution.h"
 
@@ -19,6 +20,7 @@ struct run {
     struct live live;
     struct stream *st;
     struct utf8_tail out, err;
+    long long sizes[2]; /* bytes of stdout and stderr */
     bool told_error;
 };
 
@@ -104,6 +106,9 @@ static void ended(struct run *r, struct json_object *execution) {
     struct json_object *number = json_object_new_object(), *count = json_field(execution, "execution_count");
     const char *exit = json_object_get_string(json_field(execution, "exit"));
     metrics_execution(api_of(r->rq)->metrics, exit, json_object_get_int64(json_field(execution, "duration_ms")));
+    span_execution(trace_span(r->rq), execution);
+    span_number(trace_span(r->rq), "cella.stdout.bytes", r->sizes[0]);
+    span_number(trace_span(r->rq), "cella.stderr.bytes", r->sizes[1]);
     send_text(r, "stdout", &r->out, NULL, 0, true);
     send_text(r, "stderr", &r->err, NULL, 0, true);
     send_ending(r, execution);
@@ -122,6 +127,7 @@ static void ended(struct run *r, struct json_object *execution) {
 static void on_event(void *arg, struct execution *ex, enum execution_event event, struct json_object *json, const void *bytes, size_t n) {
     struct run *r = arg;
     (void)ex;
+    if (event == EXECUTION_STDOUT || event == EXECUTION_STDERR) r->sizes[event == EXECUTION_STDERR] += (long long)n;
     switch (event) {
     case EXECUTION_STDOUT: send_text(r, "stdout", &r->out, bytes, n, false); break;
     case EXECUTION_STDERR: send_text(r, "stderr", &r->err, bytes, n, false); break;
@@ -140,6 +146,7 @@ static void drained(void *arg) { execution_pause(((struct run *)arg)->live.ex, f
 static void gone(void *arg) {
     struct run *r = arg;
     execution_pause(r->live.ex, false);
+    span_fail(trace_span(r->rq), request_stopping(r->rq) ? "the daemon stopped" : "the client hung up");
     execution_detach(r->live.ex, !request_stopping(r->rq));
     run_free(r);
 }
@@ -188,8 +195,10 @@ void e2b_code_execute(struct request *rq) {
     static const struct stream_ops ops = {.drained = drained, .gone = gone};
     struct err e;
     if (!rq->body) rq->body = json_object_new_object();
+    trace_start(rq, "cella.execute");
     struct json_object *body = body_of(rq);
     if (!body) return;
+    span_code(trace_span(rq), body);
     struct run *r = calloc(1, sizeof *r);
     if (!r) abort();
     r->rq = request_hold(rq);

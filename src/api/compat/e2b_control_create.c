@@ -5,6 +5,7 @@
 
 #include "api/compat/e2b_control.h"
 #include "api/owners.h"
+#include "api/trace/trace.h"
 #include "base/log.h"
 #include "cell/process.h"
 #include "cell/snapshot.h"
@@ -41,7 +42,7 @@ void e2b_make_home(struct cell *cell, cell_done_cb cb, void *arg) {
     json_object_array_add(argv, json_object_new_string(command));
     json_set(body, "cmd", argv);
     json_set_text(body, "user", "root");
-    process_run(cell, body, home_made, h);
+    process_run_ours(cell, body, home_made, h);
     json_object_put(body);
 }
 
@@ -185,6 +186,7 @@ static void created(void *arg, struct err *e, struct cell *cell) {
     }
     rq->cell = cell_hold(cell);
     if (rq->key_id[0]) owners_add(api_of(rq)->owners, cell_id(cell), rq->key_id);
+    trace_created(rq, cell);
     e2b_make_home(cell, ready, rq);
 }
 
@@ -192,6 +194,7 @@ void e2b_create(struct request *rq) {
     struct err e;
     const char *owner = api_owner(rq);
     struct json_object *spec = json_object_new_object();
+    trace_start(rq, "cella.create");
     if (!rq->body) rq->body = json_object_new_object();
     if (spec_of(rq, spec, &e) < 0)
         reply_err(rq, &e);

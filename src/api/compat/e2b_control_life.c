@@ -5,6 +5,7 @@
 #include "api/compat/e2b_control.h"
 #include "api/handlers.h"
 #include "api/owners.h"
+#include "api/trace/trace.h"
 #include "cell/branch.h"
 #include "cell/world.h"
 
@@ -185,6 +186,7 @@ static void forked(void *arg, struct err *e, struct json_object *said) {
         reply_err(rq, e);
     } else {
         struct json_object *list = json_object_new_array(), *children = json_field(said, "children"), *errors = json_field(said, "errors");
+        trace_forked(rq, said);
         for (size_t i = 0; i < json_object_array_length(children); i++)
             json_object_array_add(list, child(rq, json_object_get_string(json_object_array_get_idx(children, i))));
         for (size_t i = 0; errors && i < json_object_array_length(errors); i++)
@@ -197,6 +199,7 @@ static void forked(void *arg, struct err *e, struct json_object *said) {
 void e2b_fork(struct request *rq) {
     struct err e;
     long long count = 1, seconds = E2B_TIMEOUT_SECONDS;
+    trace_start(rq, "cella.fork");
     if ((rq->body && json_get_int(rq->body, "count", 1, 100, &count, &e) < 0) || e2b_timeout_of(rq, &seconds, &e) < 0) {
         reply_err(rq, &e);
         return;

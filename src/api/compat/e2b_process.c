@@ -9,6 +9,7 @@
 #include "api/compat/e2b_filesystem_entry.h"
 #include "api/compat/e2b_process_end.h"
 #include "api/handlers.h"
+#include "api/trace/trace.h"
 
 #define YEAR_MS (365LL * 24 * 3600 * 1000) /* the longest timeout of a process */
 
@@ -64,8 +65,18 @@ struct e2b_process *e2b_process_of(struct request *rq, struct json_object *messa
 struct follower {
     struct process *view; /* NULL: over */
     struct rpc_stream *st;
+    struct request *rq; /* held */
+    long long sizes[2]; /* bytes of stdout and stderr */
     bool starter, pty;
 };
+
+static void follower_free(struct follower *f) {
+    request_release(f->rq);
+    free(f);
+}
+
+/* The span is of the one who started it. */
+static struct span *span_of(struct follower *f) { return f->starter ? trace_span(f->rq) : NULL; }
 
 static void send_event(struct follower *f, const char *kind, struct json_object *taken) {
     struct buf b = {0};
@@ -79,6 +90,7 @@ static void send_event(struct follower *f, const char *kind, struct json_object 
 
 static void send_start(struct follower *f, struct json_object *start) {
     struct json_object *out = json_object_new_object();
+    span_process(span_of(f), start);
     json_set_int(out, "pid", json_object_get_int64(json_field(start, "pid")));
     send_event(f, "start", out);
 }
@@ -97,20 +109,25 @@ static void send_end(struct follower *f, struct json_object *json, struct err *f
     struct err e;
     struct json_object *end = failed ? NULL : e2b_process_end(json, f->starter, &e);
     f->view = NULL;
+    if (!failed) span_process(span_of(f), json);
+    span_number(span_of(f), "cella.stdout.bytes", f->sizes[0]);
+    span_number(span_of(f), "cella.stderr.bytes", f->sizes[1]);
     if (failed) {
         e = *failed;
+        span_fail(span_of(f), e.code);
         /* What the client named is missing (the program, the directory), not what it asked about. */
         if (strcmp(e.code, ERR_NOT_FOUND) == 0) e.code = ERR_INVALID;
     }
     if (end) send_event(f, "end", end);
     rpc_end(f->st, end ? NULL : &e);
-    free(f);
+    follower_free(f);
 }
 
 static void on_process(void *arg, struct process *p, enum process_event event, struct json_object *json, const void *bytes, size_t n,
                        struct err *e) {
     struct follower *f = arg;
     (void)p;
+    if (event == PROCESS_STDOUT || event == PROCESS_STDERR) f->sizes[event == PROCESS_STDERR] += (long long)n;
     switch (event) {
     case PROCESS_START: send_start(f, json); break;
     case PROCESS_STDOUT: send_data(f, f->pty ? "pty" : "stdout", bytes, n); break;
@@ -127,8 +144,11 @@ static void stream_drained(void *arg) {
 
 static void stream_gone(void *arg) {
     struct follower *f = arg;
-    if (f->view) process_detach(f->view, false);
-    free(f);
+    if (f->view) {
+        span_fail(span_of(f), "the client hung up, the process goes on");
+        process_detach(f->view, false);
+    }
+    follower_free(f);
 }
 
 static struct follower *follower_open(struct request *rq, bool starter, bool pty) {
@@ -136,10 +156,10 @@ static struct follower *follower_open(struct request *rq, bool starter, bool pty
         .keepalive = "{\"event\":{\"keepalive\":{}}}", .drained = stream_drained, .gone = stream_gone};
     struct follower *f = calloc(1, sizeof *f);
     if (!f) abort();
-    *f = (struct follower){.starter = starter, .pty = pty};
+    *f = (struct follower){.rq = request_hold(rq), .starter = starter, .pty = pty};
     f->st = rpc_open(rq, !starter, &ops, f);
     if (f->st) return f;
-    free(f);
+    follower_free(f);
     return NULL;
 }
 
@@ -147,8 +167,9 @@ static void follow(struct follower *f, struct cell *cell, const char *id) {
     struct err e;
     f->view = process_attach(cell, id, on_process, f, &e);
     if (f->view) return;
+    span_fail(span_of(f), e.code);
     rpc_end(f->st, &e);
-    free(f);
+    follower_free(f);
 }
 
 /* ---- Start ---- */
@@ -231,6 +252,7 @@ static struct json_object *start_body(struct request *rq, struct json_object *me
 
 static void start(struct request *rq, struct json_object *message) {
     struct err e;
+    trace_start(rq, "cella.exec");
     const char *user = e2b_user(rq);
     if (!user) return;
     struct e2b_process *r = calloc(1, sizeof *r);
@@ -238,13 +260,15 @@ static void start(struct request *rq, struct json_object *message) {
     *r = (struct e2b_process){.cell = rq->cell, .last = &r->first};
     struct json_object *body = start_body(rq, message, user, r, &e);
     struct follower *f = NULL;
+    span_code(trace_span(rq), body);
     if (!body)
         reply_err(rq, &e);
     else
         f = follower_open(rq, true, r->pty); /* NULL: nobody is there any more who wants it started */
     if (f && !(r->view = process_start(rq->cell, body, on_record, r, &e))) {
+        span_fail(trace_span(rq), e.code);
         rpc_end(f->st, &e);
-        free(f);
+        follower_free(f);
     }
     json_object_put(body);
     if (!r->view) {

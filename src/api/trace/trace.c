@@ -12,17 +12,36 @@ void trace_accept(struct request *rq) {
     if (traceparent_parse(request_header(rq, "traceparent"), &parent)) traceparent_write(&parent, rq->traceparent);
 }
 
-void trace_start(struct request *rq, const char *name) {
+struct span *trace_part(struct request *rq, const char *name) {
     struct traceparent parent;
     bool child = traceparent_parse(rq->traceparent, &parent);
-    if (rq->span) return;
-    rq->span = span_begin(api_of(rq)->exporter, name, child ? &parent : NULL);
-    span_write(rq->span, rq->traceparent);
+    struct span *s = span_begin(api_of(rq)->exporter, name, child ? &parent : NULL);
     if (rq->match.route) {
-        span_text(rq->span, "http.request.method", rq->method);
-        span_text(rq->span, "http.route", rq->match.route->pattern);
+        span_text(s, "http.request.method", rq->method);
+        span_text(s, "http.route", rq->match.route->pattern);
     }
-    if (rq->cell) span_text(rq->span, "cella.sandbox.id", cell_id(rq->cell));
+    if (rq->cell) span_text(s, "cella.sandbox.id", cell_id(rq->cell));
+    return s;
+}
+
+void trace_start(struct request *rq, const char *name) {
+    if (rq->span) return;
+    rq->span = trace_part(rq, name);
+    span_write(rq->span, rq->traceparent);
+}
+
+void trace_created(struct request *rq, struct cell *cell) {
+    if (!rq->span) return;
+    struct json_object *about = cell_describe(cell);
+    span_text(rq->span, "cella.sandbox.id", cell_id(cell));
+    span_text(rq->span, "cella.template", json_object_get_string(json_field(about, "template")));
+    span_text(rq->span, "cella.boot_mode", json_object_get_string(json_field(about, "boot_mode")));
+    json_object_put(about);
+}
+
+void trace_forked(struct request *rq, struct json_object *said) {
+    span_number(rq->span, "cella.children", (long long)json_object_array_length(json_field(said, "children")));
+    span_number(rq->span, "cella.failures", (long long)json_object_array_length(json_field(said, "errors")));
 }
 
 struct span *trace_span(struct request *rq) {

@@ -11,6 +11,11 @@
 /* name: a literal like "cella.execute". The sandbox of the request is told when it is known. */
 void trace_start(struct request *, const char *name);
 struct span *trace_span(struct request *); /* NULL: none */
+/* One of several operations of a request, such as a command on a WebSocket: the caller ends it (span_end). NULL: none. */
+struct span *trace_part(struct request *, const char *name);
+/* What the span of a create says of the sandbox, what that of a fork says of the children ({"children","errors"}). */
+void trace_created(struct request *, struct cell *);
+void trace_forked(struct request *, struct json_object *said);
 /* Adds "traceparent" to the data of a stream's first event; a new reference to it or to a copy. */
 struct json_object *trace_event(struct request *, struct json_object *borrowed);
 

@@ -265,6 +265,29 @@ static void journal(void **state) {
 }
 
 /* A file of the first version: made by taking away what the second one added. */
+static int add_sum(void *arg, const char *key_id, const char *what, uint64_t sum) {
+    uint64_t *sums = arg;
+    assert_string_equal(what, "requests");
+    sums[*key_id ? 1 : 0] += sum;
+    return 0;
+}
+static void usage(void **state) {
+    FIXTURE;
+    uint64_t sums[2] = {0};
+    assert_int_equal(store_usage_put(x->s, "", "requests", 1, &err), 0);
+    assert_int_equal(store_usage_put(x->s, "key_1", "requests", 2, &err), 0);
+    assert_int_equal(store_usage_put(x->s, "key_1", "requests", UINT64_C(1) << 50, &err), 0); /* instead of the 2 */
+    store_begin(x->s);
+    assert_int_equal(store_usage_put(x->s, "", "requests", 7, &err), 0);
+    store_rollback(x->s);
+    store_close(x->s);
+    open_store(x);
+    assert_int_equal(store_usage_each(x->s, add_sum, sums, &err), 0);
+    assert_true(sums[0] == 1 && sums[1] == UINT64_C(1) << 50);
+    store_begin(x->s);
+    assert_int_equal(store_commit(x->s), 0);
+}
+
 static void an_older_file_is_migrated(void **state) {
     FIXTURE;
     sqlite3 *db;
@@ -272,7 +295,7 @@ static void an_older_file_is_migrated(void **state) {
     assert_int_equal(store_cell_put(x->s, "sbx_1", "{}", &err), 0);
     store_close(x->s);
     assert_int_equal(sqlite3_open(x->path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, "DROP TABLE image; DROP TABLE branch; DROP TABLE journal; PRAGMA user_version=1",
+    assert_int_equal(sqlite3_exec(db, "DROP TABLE image; DROP TABLE branch; DROP TABLE journal; DROP TABLE usage; PRAGMA user_version=1",
                                   NULL, NULL, NULL),
                      SQLITE_OK);
     sqlite3_close(db);
@@ -280,6 +303,7 @@ static void an_older_file_is_migrated(void **state) {
     assert_int_equal(store_cell_each(x->s, count_rows, &n, &err), 0);
     assert_int_equal(n, 1);
     assert_int_equal(store_journal_put(x->s, "1", "{}", &err), 0);
+    assert_int_equal(store_usage_put(x->s, "", "requests", 1, &err), 0);
     store_close(x->s);
     assert_int_equal(sqlite3_open(x->path, &db), SQLITE_OK);
     assert_int_equal(sqlite3_exec(db, "PRAGMA user_version=99", NULL, NULL, NULL), SQLITE_OK);
@@ -320,6 +344,7 @@ int main(void) {
                                        TEST(branches),
                                        TEST(old_branches_of_ended_cells_go),
                                        TEST(journal),
+                                       TEST(usage),
                                        TEST(an_older_file_is_migrated),
                                        TEST(the_file_is_private),
                                        TEST(a_damaged_file_is_an_error)};

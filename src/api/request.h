@@ -62,6 +62,7 @@ struct request {
     unsigned refs;
     bool begun, running, ended_body, suspended, queued, cut, sink_dry;
     uint64_t body_length, body_seen; /* UINT64_MAX: chunked */
+    uint64_t body_dropped;           /* of a refused request */
     struct buf collected; /* BODY_TEXT: the body, for the handler */
     void (*gone)(void *arg);
     void *gone_arg;

@@ -238,6 +238,14 @@ def test_malformed_uploads_are_refused(port: httpx.Client, request_of: Callable[
     assert port.get("/files", params={"path": "/tmp/z"}).status_code == 404
 
 
+def test_parts_of_files(port: httpx.Client) -> None:
+    assert port.post("/files", **form(b"0123456789")).status_code == 200
+    answer = port.get("/files", params={"path": "0"}, headers={"Range": "bytes=-3"})
+    assert (answer.status_code, answer.content, answer.headers["content-range"]) == (206, b"789", "bytes 7-9/10")
+    answer = port.get("/files", params={"path": "0"}, headers={"Range": "bytes=10-"})
+    assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */10") and answer.json()["message"]
+
+
 def test_one_form_cannot_write_a_file_twice(port: httpx.Client) -> None:
     answer = port.post("/files", params={"path": "/tmp/same"}, **form(b"1", b"2"))
     assert answer.status_code == 400 and "twice" in answer.json()["message"]

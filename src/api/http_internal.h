@@ -3,6 +3,7 @@
 #include <microhttpd.h>
 #include <uv.h>
 
+#include "api/http_linger.h"
 #include "api/http_server.h"
 #include "api/request.h"
 #include "api/stream.h"
@@ -22,6 +23,7 @@ struct http_peer {
     struct request *request; /* the one at work, or NULL */
     int fd;
     bool local, poll_ready, hung_up, watch_wanted;
+    bool early; /* the last request was answered before its body was read: linger (http_linger.h) */
     struct http_peer *watch_next;
     enum peer_state state;
     int64_t since_ms;       /* when the state began, or the body last made enough progress */
@@ -46,6 +48,7 @@ struct http_server {
     uv_timer_t tick;  /* deadlines; runs only while there are connections */
     uv_timer_t watch; /* arms the watch of requests that take longer than a moment */
     struct http_peer *watch_list;
+    struct lingering lingering;
 };
 
 /* Run libmicrohttpd before this turn of the loop ends. */

@@ -41,6 +41,7 @@ static void on_poll_closed(uv_handle_t *handle) { free(handle->data); }
 
 static void peer_close(struct http_server *s, struct http_peer *p) {
     http_peer_unwatch(p);
+    if (p->early && !p->hung_up && !s->closing) linger_begin(&s->lingering, s->config.loop, p->fd);
     if (p->prev)
         p->prev->next = p->next;
     else

@@ -211,6 +211,7 @@ void http_server_close(struct http_server *s) {
     for (int i = 0; i < 4; i++) (void)MHD_run(s->daemon); /* sends what fits without waiting */
     for (struct http_peer *p = s->peers; p; p = p->next)
         if (p->request) request_cut(p->request);
+    linger_end_all(&s->lingering);
     struct MHD_Daemon *daemon = s->daemon;
     MHD_stop_daemon(daemon);
     s->daemon = NULL;

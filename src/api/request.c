@@ -11,8 +11,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-/* What a refused request may still send before its answer: a client that is cut off while it sends often never reads
- * the answer. Above this the connection is closed with the answer on its way. */
+/* What a refused request may still send before its answer: the connection then serves the next one. With more to come
+ * the answer goes out at once, and the connection is closed behind it (http_linger.h). A chunked body says no length: it
+ * is read to its end, up to what a connection that lingers would drop. */
 #define DRAIN_MAX (64u << 20)
 #define NO_LENGTH UINT64_MAX
 
@@ -190,6 +191,7 @@ static enum MHD_Result begin(struct request *rq, const char *method) {
     (void)snprintf(rq->method, sizeof rq->method, "%s", method);
     if (body_announced(rq, &e) < 0) {
         reply_err(rq, &e);
+        if (rq->peer) rq->peer->early = true;
         return queue_reply(rq); /* nothing behind this head can be trusted */
     }
     rq->server->config.begin(rq);
@@ -202,7 +204,9 @@ static enum MHD_Result begin(struct request *rq, const char *method) {
     if (!rq->reply) return MHD_YES;
     bool asked = request_header(rq, MHD_HTTP_HEADER_EXPECT) != NULL;
     bool endless = rq->body_length != NO_LENGTH && rq->body_length > DRAIN_MAX;
-    return rq->body_length && (asked || endless) ? queue_reply(rq) : MHD_YES;
+    if (!rq->body_length || !(asked || endless)) return MHD_YES;
+    if (rq->peer) rq->peer->early = true;
+    return queue_reply(rq);
 }
 
 static void body_too_large(struct request *rq) {
@@ -216,8 +220,9 @@ static void body_too_large(struct request *rq) {
 static enum MHD_Result body(struct request *rq, const char *bytes, size_t *n) {
     if (rq->reply) { /* refused: read it away */
         rq->body_seen += *n;
+        rq->body_dropped += *n;
         *n = 0;
-        return rq->body_seen > DRAIN_MAX && rq->body_length == NO_LENGTH ? MHD_NO : MHD_YES;
+        return rq->body_dropped > LINGER_BYTES && rq->body_length == NO_LENGTH ? MHD_NO : MHD_YES;
     }
     if (rq->body_policy == BODY_STREAM) {
         size_t taken = rq->sink.write(rq->sink.arg, bytes, *n);

@@ -63,6 +63,7 @@ struct request {
     bool begun, running, ended_body, suspended, queued, cut, sink_dry;
     uint64_t body_length, body_seen; /* UINT64_MAX: chunked */
     uint64_t message_bytes, sent_bytes; /* of a WebSocket's messages that came; of the body or the messages that went out */
+    uint64_t body_dropped;           /* of a refused request */
     struct buf collected; /* BODY_TEXT: the body, for the handler */
     void (*gone)(void *arg);
     void *gone_arg;

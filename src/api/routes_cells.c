@@ -127,25 +127,3 @@ static void metrics_answer(void *arg, struct err *e, struct json_object *stats) 
 }
 
 void handle_cell_metrics(struct request *rq) { cell_stats(rq->cell, metrics_answer, request_hold(rq)); }
-
-void handle_logs(struct request *rq) {
-    struct err e;
-    bool follow;
-    const char *stream = request_query(rq, "stream");
-    if (!flag_of(rq, "follow", &follow)) return;
-    if (!stream || !*stream) stream = "both";
-    if (strcmp(stream, "stdout") && strcmp(stream, "stderr") && strcmp(stream, "both")) {
-        err_set(&e, ERR_INVALID, "the query field \"stream\" must be stdout, stderr or both");
-        reply_err(rq, &e);
-        return;
-    }
-    if (follow) {
-        err_hint(&e, ERR_UNSUPPORTED, "use …/exec/stream or a streamed execute for live output",
-                 "following the log is not in this version");
-        reply_err(rq, &e);
-        return;
-    }
-    char *text = cell_logs(rq->cell, stream);
-    reply_text(rq, 200, "text/plain; charset=utf-8", text ? text : "");
-    free(text);
-}

@@ -4,17 +4,11 @@
 
 #include "api/files_json.h"
 #include "api/handlers.h"
-#include "api/stream.h"
 #include "cell/files.h"
 
-struct carry {
+struct carry { /* an upload */
     struct request *rq;
     struct transfer *transfer; /* NULL: over */
-    struct stream *st;         /* downloads, once the first answer came */
-    const char *content_type;
-    uint64_t limit; /* downloads: bytes that Content-Length promised */
-    uint64_t given;
-    bool archive;
 };
 
 static void carry_free(struct carry *c) {
@@ -22,96 +16,14 @@ static void carry_free(struct carry *c) {
     free(c);
 }
 
-static struct carry *carry_new(struct request *rq, bool archive, const char *content_type) {
+static struct carry *carry_new(struct request *rq) {
     struct carry *c = calloc(1, sizeof *c);
     if (!c) abort();
-    *c = (struct carry){.rq = request_hold(rq), .archive = archive, .content_type = content_type, .limit = UINT64_MAX};
+    *c = (struct carry){.rq = request_hold(rq)};
     return c;
 }
 
-/* ---- download ---- */
-
-static void down_taken(void *arg, size_t n) {
-    struct carry *c = arg;
-    if (c->transfer) transfer_consumed(c->transfer, n);
-}
-
-static void down_gone(void *arg) {
-    struct carry *c = arg;
-    transfer_cancel(c->transfer);
-    carry_free(c);
-}
-
-static void down_open(struct carry *c, struct json_object *about) {
-    static const struct stream_ops ops = {.taken = down_taken, .gone = down_gone};
-    int64_t size = json_object_get_int64(json_field(about, "size"));
-    char text[32];
-    /* A size of 0 says nothing in /proc and /sys: those go out chunked. */
-    if (!c->archive && size > 0) c->limit = (uint64_t)size;
-    c->st = stream_open(c->rq, 200, c->content_type, c->limit, &ops, c);
-    if (c->archive || !about) return;
-    (void)snprintf(text, sizeof text, "%04o", (unsigned)json_object_get_int64(json_field(about, "mode")) & 07777);
-    reply_header(c->rq, "X-File-Mode", text);
-    (void)snprintf(text, sizeof text, "%ld", json_object_get_int64(json_field(about, "mtime_ms")));
-    reply_header(c->rq, "X-File-Mtime-Ms", text);
-}
-
-static void down_data(struct carry *c, const void *bytes, size_t n) {
-    if (!c->st) down_open(c, NULL);
-    size_t send = n;
-    /* A file that grew since it was opened: what was promised is what it was. */
-    if (c->limit - c->given < send) send = (size_t)(c->limit - c->given);
-    stream_write(c->st, bytes, send);
-    c->given += send;
-    if (send < n) transfer_consumed(c->transfer, n - send);
-}
-
-static void down_end(struct carry *c, struct err *e) {
-    if (!c->st && e) reply_err(c->rq, e);
-    if (!c->st && !e) down_open(c, NULL); /* an empty file */
-    if (c->st && e)
-        stream_abort(c->st); /* cut: the client must not take it for whole */
-    else if (c->st)
-        stream_end(c->st);
-    carry_free(c);
-}
-
-static void on_download(void *arg, struct transfer *t, enum transfer_event event, struct json_object *json,
-                        const void *bytes, size_t n, struct err *e) {
-    struct carry *c = arg;
-    (void)t;
-    switch (event) {
-    case TRANSFER_OPEN:
-        if (!c->archive) down_open(c, json);
-        break;
-    case TRANSFER_DATA: down_data(c, bytes, n); break;
-    case TRANSFER_DRAINED: break;
-    case TRANSFER_END: down_end(c, e); break;
-    }
-}
-
-/* The client hung up while the guest still looks for the file. */
-static void early_gone(void *arg) {
-    struct carry *c = arg;
-    transfer_cancel(c->transfer);
-    struct err e;
-    err_set(&e, ERR_UNAVAILABLE, "the download was given up before it began");
-    reply_err(c->rq, &e);
-    carry_free(c);
-}
-
-void answer_download(struct request *rq, struct json_object *taken, bool archive, const char *content_type) {
-    struct err e;
-    struct carry *c = carry_new(rq, archive, content_type);
-    c->transfer = transfer_start(rq->cell, taken, on_download, c, &e);
-    json_object_put(taken);
-    if (c->transfer) {
-        request_on_gone(rq, early_gone, c);
-        return;
-    }
-    reply_err(rq, &e);
-    carry_free(c);
-}
+/* ---- download (download.c) ---- */
 
 void handle_fs_get(struct request *rq) {
     struct err e;
@@ -172,7 +84,7 @@ static void up_gone(void *arg) {
 
 static void upload(struct request *rq, struct json_object *taken) {
     struct err e;
-    struct carry *c = carry_new(rq, false, NULL);
+    struct carry *c = carry_new(rq);
     c->transfer = transfer_start(rq->cell, taken, on_upload, c, &e);
     json_object_put(taken);
     if (!c->transfer) {

@@ -144,6 +144,7 @@ static void on_destroyed(void *arg, struct err *err) {
         w->counters.lost++;
     branch_ended(w, c->id, c->metadata, c->reason);
     world_event(w, c->id, asked ? "sandbox.deleted" : "sandbox.lost", NULL, c->reason, NULL);
+    cell_log_end(c);
     tell_waiters(c, err);
     if (w->closing)
         cell_release(c);

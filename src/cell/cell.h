@@ -59,6 +59,13 @@ void cell_wake(struct cell *, cell_done_cb, void *arg);
 void cell_stats(struct cell *, cell_json_cb, void *arg);
 /* The last lines that executions and processes of the cell printed (bounded ring, 256 KiB), as text. New string, free(). */
 char *cell_logs(struct cell *, const char *stream /* "stdout" | "stderr" | "both" */);
+/* Hear the log: what is kept of it at once, before cell_log_follow returns, then everything that comes. bytes NULL: the cell ended, that was the last
+ * call. The follower may leave inside a call, but not while it hears what is kept. */
+struct log_follower;
+typedef void (*cell_log_cb)(void *arg, bool is_err, const void *bytes, size_t n);
+/* NULL: the cell has ended, and cb was not called. The cell must be held as long as it is followed. */
+struct log_follower *cell_log_follow(struct cell *, cell_log_cb, void *arg);
+void cell_log_unfollow(struct log_follower *); /* frees it, also after the end; NULL is fine */
 
 /* ---- contexts: id "ctx_" + 32 hex; the first Python context has the id "default", the shell that is made on first use
  * the id "shell". ---- */

@@ -64,7 +64,7 @@ void context_free(struct context *x) {
 
 static void on_output(void *arg, bool is_err, const void *bytes, size_t n) {
     struct context *x = arg;
-    tail_append(&x->cell->log, is_err, bytes, n);
+    cell_log_put(x->cell, is_err, bytes, n);
     /* Printed while nothing runs (by a thread or a child that outlived its execution): the log has it. */
     if (x->running && x->running->stage == STAGE_RUNNING) execution_on_output(x->running, is_err, bytes, n);
 }

@@ -114,6 +114,7 @@ struct cell {
     uint64_t oom_seen; /* oom_kills of the newest stats */
     uint64_t cpu_seen_us; /* by the newest look of use.c, since it was made or woken */
     struct tail log;
+    struct log_follower *log_followers; /* log_follow.c */
     struct history_cell history;
     struct deadline life;
     struct deferred ending;
@@ -235,6 +236,10 @@ void cell_on_gone(void *world, struct driver_cell *, enum cell_fate);
 void cell_on_context_exit(void *world, struct driver_cell *, int slot, enum context_fate, int code);
 void cell_clocks_hold(struct cell *); /* pause: timeouts of executions and processes stand still */
 void cell_clocks_go(struct cell *, int64_t slept_ms);
+
+/* log_follow.c: output for the log and for who follows it; and the end of that. */
+void cell_log_put(struct cell *, bool is_err, const void *bytes, size_t n);
+void cell_log_end(struct cell *);
 
 /* It ended without being asked to: with an image it is frozen again (sandbox.rolled_back), else lost. */
 void cell_lost(struct cell *, const char *reason);

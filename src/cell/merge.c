@@ -228,6 +228,7 @@ static void end_old(struct merge *m) {
     if (guest) guest_link_close(guest, old->reason);
     for (int i = 0; i < DRIVER_SLOTS; i++)
         if (old->contexts[i]) context_free(old->contexts[i]);
+    cell_log_end(old);
 }
 
 static void swap(struct merge *m) {

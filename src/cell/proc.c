@@ -172,7 +172,7 @@ static void on_reply(void *arg, struct json_object *reply) {
 static void on_data(void *arg, bool is_err, const void *bytes, size_t n) {
     struct proc *p = arg;
     p->cell->world->counters.output_bytes += n;
-    tail_append(&p->cell->log, is_err, bytes, n);
+    cell_log_put(p->cell, is_err, bytes, n);
     if (p->background) tail_append(&p->kept[is_err], is_err, bytes, n);
     p->held += n;
     proc_tell(p, is_err ? PROCESS_STDERR : PROCESS_STDOUT, NULL, bytes, n, NULL);

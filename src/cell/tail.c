@@ -40,6 +40,15 @@ void tail_append(struct tail *t, int stream, const void *bytes, size_t n) {
     }
 }
 
+void tail_each(const struct tail *t, void (*each)(void *arg, int stream, const void *bytes, size_t n), void *arg) {
+    for (size_t at = 0; at < t->records.len;) {
+        const char *p = t->records.data + at;
+        uint32_t n = record_length(p);
+        each(arg, p[0], p + HEAD, n);
+        at += HEAD + n;
+    }
+}
+
 void tail_copy(const struct tail *t, int stream, struct buf *out) {
     for (size_t at = 0; at < t->records.len;) {
         const char *p = t->records.data + at;

@@ -17,4 +17,6 @@ struct tail {
 void tail_append(struct tail *, int stream, const void *bytes, size_t n);
 /* Append what is kept of one stream (-1: all, in the order it came) to out. */
 void tail_copy(const struct tail *, int stream, struct buf *out);
+/* What is kept, in the order it came. */
+void tail_each(const struct tail *, void (*each)(void *arg, int stream, const void *bytes, size_t n), void *arg);
 void tail_free(struct tail *);

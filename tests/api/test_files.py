@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Dict
 from urllib.parse import quote
 
 import httpx
@@ -229,6 +230,54 @@ def test_ranges_of_a_file(shared: Sandbox, http: httpx.Client) -> None:
     shared.filesystem.write("range", b"0123456789")
     answer = http.get(f"/v1/sandboxes/{shared.id}/fs", params={"path": "range", "offset": 3, "length": 4})
     assert answer.status_code == 200 and answer.content == b"3456"
+
+
+@pytest.mark.parametrize(
+    "asked, got, which",
+    [("bytes=0-3", b"0123", "0-3"), ("bytes=7-", b"789", "7-9"), ("bytes=-2", b"89", "8-9"), ("bytes=8-99", b"89", "8-9"), ("bytes=0-", b"0123456789", "0-9")],
+)  # fmt: skip
+def test_range_header(shared: Sandbox, http: httpx.Client, asked: str, got: bytes, which: str) -> None:
+    shared.filesystem.write("range", b"0123456789")
+    shared.exec("ln -sf range link_to_range")
+    for path in ("range", "link_to_range"):
+        answer = http.get(f"/v1/sandboxes/{shared.id}/fs", params={"path": path}, headers={"Range": asked})
+        assert (answer.status_code, answer.content) == (206, got)
+        assert answer.headers["content-range"] == f"bytes {which}/10" and answer.headers["content-length"] == str(len(got))
+
+
+def test_range_header_outside_of_the_file(shared: Sandbox, http: httpx.Client) -> None:
+    shared.filesystem.write("range", b"0123456789")
+    for asked in ("bytes=10-", "bytes=-0", "bytes=99999999999999999999-"):
+        answer = http.get(f"/v1/sandboxes/{shared.id}/fs", params={"path": "range"}, headers={"Range": asked})
+        assert (answer.status_code, answer.headers["content-range"], answer.json()["code"]) == (416, "bytes */10", "invalid_request")
+    for path, status in (("no such file", 404), (".", 400)):
+        assert http.get(f"/v1/sandboxes/{shared.id}/fs", params={"path": path}, headers={"Range": "bytes=0-"}).status_code == status
+
+
+@pytest.mark.parametrize("headers", [{"Range": "bytes=5-2"}, {"Range": "lines=1-2"}, {"Range": "bytes=0-1,3-4"}, {"Range": "bytes=1-2", "If-Range": '"x"'}])
+def test_range_headers_that_mean_the_whole_file(shared: Sandbox, http: httpx.Client, headers: Dict[str, str]) -> None:
+    shared.filesystem.write("range", b"0123456789")
+    answer = http.get(f"/v1/sandboxes/{shared.id}/fs", params={"path": "range"}, headers=headers)
+    assert (answer.status_code, answer.content, answer.headers["accept-ranges"]) == (200, b"0123456789", "bytes")
+
+
+def test_range_header_where_the_size_is_not_known(shared: Sandbox, http: httpx.Client) -> None:
+    answer = http.get(f"/v1/sandboxes/{shared.id}/fs", params={"path": "/proc/version"}, headers={"Range": "bytes=0-3"})
+    assert answer.status_code == 200 and answer.text.startswith("Linux version") and "content-range" not in answer.headers
+    shared.filesystem.write("empty", b"")
+    answer = http.get(f"/v1/sandboxes/{shared.id}/fs", params={"path": "empty"}, headers={"Range": "bytes=0-3"})
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_range_of_a_large_file(shared: Sandbox, http: httpx.Client) -> None:
+    content = os.urandom(20_000_000)
+    shared.filesystem.write("large", content)
+    got = b""
+    for start in range(0, len(content), 7_000_000):
+        answer = http.get(f"/v1/sandboxes/{shared.id}/fs", params={"path": "large"}, headers={"Range": f"bytes={start}-{start + 6_999_999}"})
+        assert answer.status_code == 206
+        got += answer.content
+    assert got == content
 
 
 def test_upload_and_download(box: Sandbox, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from typing import Dict, Iterator, List, Tuple
 
 import httpx
 import pytest
-from cella import Sandbox
+from cella import Sandbox, TooLargeError
 from support.raw import Connection, exchange
 from support.server import Server
 
@@ -100,21 +101,79 @@ def test_too_large_body_by_length(server: Server, shared: Sandbox) -> None:
     assert status == 413 and answer["code"] == "too_large"  # type: ignore[index]
 
 
+SEVENTY_MB = 70_000_000
+
+
 def test_too_large_body_by_chunks(server: Server, shared: Sandbox) -> None:
     path = f"/v1/sandboxes/{shared.id}/execute"
     chunk = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
     with Connection(server.url) as connection:
         connection.send(head(server, "POST", path, {"Transfer-Encoding": "chunked"}))
-        try:
-            for _ in range(64):
-                connection.send(chunk)
-            connection.send(b"0\r\n\r\n")
-        except OSError:
-            pass  # the daemon had enough
-        try:
+        for _ in range(72):
+            connection.send(chunk)
+        connection.send(b"0\r\n\r\n")
+        status, _, answer = connection.answer()
+    assert status == 413 and answer["code"] == "too_large"  # type: ignore[index]
+
+
+def test_too_large_body_is_answered_though_it_is_sent_to_its_end(server: Server, shared: Sandbox) -> None:
+    """A client that sends everything before it reads finds the answer, not a reset, and then the end of the connection."""
+    path = f"/v1/sandboxes/{shared.id}/execute"
+    for _ in range(3):
+        with Connection(server.url) as connection:
+            connection.send(head(server, "POST", path, {"Content-Length": str(SEVENTY_MB), "Content-Type": "application/json"}))
+            for _ in range(SEVENTY_MB // 1_000_000):
+                connection.send(b" " * 1_000_000)
+            time.sleep(0.3)
+            status, _, answer = connection.answer()
+            assert status == 413 and answer["code"] == "too_large"  # type: ignore[index]
+            assert connection.closed()
+
+
+def test_too_large_body_is_answered_at_once(server: Server, shared: Sandbox) -> None:
+    """And the daemon goes on reading for a while, whoever else it serves meanwhile."""
+    with Connection(server.url) as connection:
+        connection.send(head(server, "POST", f"/v1/sandboxes/{shared.id}/execute", {"Content-Length": str(SEVENTY_MB)}) + b"{")
+        assert connection.answer()[0] == 413
+        assert connection.closed()  # its half: ours is open
+        connection.send(b" " * 20_000_000)
+        assert shared.run_code("6 * 7").text == "42"
+        connection.send(b" " * 20_000_000)
+
+
+def test_who_lingers_is_let_go(server: Server, shared: Sandbox) -> None:
+    """A client that neither sends nor closes after its answer is waited for a few seconds, not for ever."""
+    with Connection(server.url) as connection:
+        connection.send(head(server, "POST", f"/v1/sandboxes/{shared.id}/execute", {"Content-Length": str(SEVENTY_MB)}))
+        assert connection.answer()[0] == 413 and connection.closed()
+        connection.send(b" ")  # read and dropped
+        time.sleep(7)
+        with pytest.raises(OSError):  # the first byte after the end brings a reset, the next one meets it
+            for _ in range(20):
+                connection.send(b" ")
+                time.sleep(0.1)
+
+
+def test_many_lingering_connections(server: Server, shared: Sandbox) -> None:
+    """More than the daemon waits for: the others are closed at once, and nobody else notices."""
+    request = head(server, "POST", f"/v1/sandboxes/{shared.id}/execute", {"Content-Length": str(SEVENTY_MB)}) + b"{" * 10_000
+    connections = [Connection(server.url) for _ in range(100)]
+    try:
+        for connection in connections:
+            connection.send(request)
+        assert shared.run_code("6 * 7").text == "42"
+        for connection in connections[:10]:
             assert connection.answer()[0] == 413
-        except ConnectionError:
-            pass  # its answer may be lost with the bytes it no longer read
+    finally:
+        for connection in connections:
+            connection.socket.close()
+
+
+@pytest.mark.parametrize("megabytes", [9, 70])
+def test_too_large_code_in_the_sdk(shared: Sandbox, megabytes: int) -> None:
+    with pytest.raises(TooLargeError):
+        shared.run_code("#" + "x" * (megabytes * 1_000_000))
+    assert shared.run_code("6 * 7").text == "42"
 
 
 def test_eight_megabytes_are_fine(shared: Sandbox) -> None:

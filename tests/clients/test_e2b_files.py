@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import time
 from typing import Any, Callable, Dict, Iterator
 
 import httpx
@@ -200,6 +202,23 @@ def test_data_that_looks_like_a_delimiter_is_data(port: httpx.Client) -> None:
         assert port.get("/files", params={"path": name}).content == part
 
 
+@pytest.mark.parametrize("line", [b"\r\n", b"\n", b"\r\n-"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_twenty_megabytes_of_line_breaks_are_as_fast_as_others(port: httpx.Client, line: bytes, packed: bool) -> None:
+    """Every one could begin a delimiter, so the form comes apart in as many bits: they go to the disk gathered."""
+    data = line * (20_000_000 // len(line))
+    request = form(data, b"behind it", data[:100_001])
+    if packed:
+        request = {"content": gzip.compress(request["content"], 1), "headers": {**request["headers"], "Content-Encoding": "gzip"}}
+    start = time.monotonic()
+    answer = port.post("/files", **request)
+    assert answer.status_code == 200, answer.text
+    assert time.monotonic() - start < 8  # in bits it took minutes
+    assert port.get("/files", params={"path": "0"}).content == data
+    assert port.get("/files", params={"path": "1"}).content == b"behind it"
+    assert port.get("/files", params={"path": "2"}).content == data[:100_001]
+
+
 @pytest.mark.parametrize(
     "request_of, status",
     [
@@ -217,6 +236,14 @@ def test_malformed_uploads_are_refused(port: httpx.Client, request_of: Callable[
     answer = port.post("/files", **request_of())
     assert answer.status_code == status and answer.json()["code"] == status and answer.json()["message"]
     assert port.get("/files", params={"path": "/tmp/z"}).status_code == 404
+
+
+def test_parts_of_files(port: httpx.Client) -> None:
+    assert port.post("/files", **form(b"0123456789")).status_code == 200
+    answer = port.get("/files", params={"path": "0"}, headers={"Range": "bytes=-3"})
+    assert (answer.status_code, answer.content, answer.headers["content-range"]) == (206, b"789", "bytes 7-9/10")
+    answer = port.get("/files", params={"path": "0"}, headers={"Range": "bytes=10-"})
+    assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */10") and answer.json()["message"]
 
 
 def test_one_form_cannot_write_a_file_twice(port: httpx.Client) -> None:

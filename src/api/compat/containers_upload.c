@@ -5,19 +5,16 @@
 
 #include "api/compat/containers.h"
 #include "api/compat/e2b_files_multipart.h"
+#include "api/compat/gather.h"
 #include "api/handlers.h"
 #include "cell/files.h"
-
-/* The parts of a form come in as many bits as there are line breaks in them: they go on to the cell in pieces. */
-#define GATHER (32u * 1024)
 
 struct upload {
     struct request *rq;
     struct multipart parts;
     struct transfer *transfer; /* NULL: not begun, or over */
     char *path;
-    size_t gathered, sent; /* bytes of `piece` that are filled, and that the transfer took */
-    char piece[GATHER];
+    struct gather gather;
     bool skipping; /* the part at work is not the file */
     bool whole;    /* the closing delimiter came */
     bool ended;    /* and nothing comes behind it */
@@ -63,26 +60,8 @@ static void written(struct upload *u) {
     upload_free(u);
 }
 
-/* Everything gathered is with the transfer. */
-static bool flushed(struct upload *u) {
-    if (u->sent < u->gathered) u->sent += transfer_write(u->transfer, u->piece + u->sent, u->gathered - u->sent);
-    if (u->sent < u->gathered) return false;
-    u->sent = u->gathered = 0;
-    return true;
-}
-
-/* Bytes of the file: how many were taken. */
-static size_t gather(struct upload *u, const char *bytes, size_t n) {
-    if (u->gathered == GATHER && !flushed(u)) return 0;
-    size_t room = GATHER - u->gathered;
-    if (n > room) n = room;
-    memcpy(u->piece + u->gathered, bytes, n);
-    u->gathered += n;
-    return n;
-}
-
 static void on_room(struct upload *u) {
-    if (!flushed(u)) return;
+    if (!gather_flush(&u->gather, u->transfer)) return;
     if (u->ended)
         transfer_finish(u->transfer);
     else
@@ -142,11 +121,11 @@ static size_t up_write(void *arg, const void *bytes, size_t n) {
         }
         if (event == MULTIPART_END) u->whole = true;
         if (event != MULTIPART_DATA) continue;
-        taken = u->skipping ? u->parts.size : gather(u, u->parts.data, u->parts.size);
+        taken = u->skipping ? u->parts.size : gather_put(&u->gather, u->transfer, u->parts.data, u->parts.size);
         at += multipart_took(&u->parts, taken);
         if (!taken && u->parts.size) return at; /* on_room asks for the rest */
     }
-    if (u->transfer) (void)flushed(u);
+    if (u->transfer) (void)gather_flush(&u->gather, u->transfer);
     return u->whole ? n : at;
 }
 
@@ -155,7 +134,7 @@ static void up_end(void *arg) {
     struct err e;
     if (u->whole && u->path) {
         u->ended = true;
-        if (flushed(u)) transfer_finish(u->transfer);
+        if (gather_flush(&u->gather, u->transfer)) transfer_finish(u->transfer);
         return;
     }
     if (u->whole)

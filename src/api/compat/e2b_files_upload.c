@@ -8,6 +8,7 @@
 #include "api/compat/e2b_files.h"
 #include "api/compat/e2b_files_multipart.h"
 #include "api/compat/e2b_filesystem_entry.h"
+#include "api/compat/gather.h"
 #include "api/handlers.h"
 #include "cell/files.h"
 
@@ -23,6 +24,7 @@ struct upload {
     char *fixed; /* ?path=, or NULL: each part's own file name */
     bool form, zipped, unzipped; /* unzipped: the gzip stream is whole */
     struct multipart parts;
+    struct gather gather; /* of the part at work */
     z_stream z;
     unsigned char *plain;
     size_t from, to;
@@ -30,7 +32,8 @@ struct upload {
     char *path;              /* of the file at work */
     struct json_object *done; /* answers by path; the whole answer in the end */
     bool skipping;           /* the part at work is none of ours */
-    bool closing;            /* the file at work is complete, its end has not come */
+    bool closing;            /* the part at work is complete, its end has not come */
+    bool finished;           /* and the transfer knows it */
     bool whole;              /* the form's closing delimiter came */
     bool body_over, failed;
     struct err why; /* when failed */
@@ -56,6 +59,7 @@ static void fail(struct upload *u, const struct err *e) {
     u->why = *e;
     if (u->transfer) transfer_cancel(u->transfer);
     u->transfer = NULL;
+    gather_drop(&u->gather);
 }
 
 static void answer_failure(struct upload *u) {
@@ -77,19 +81,29 @@ static void written(struct upload *u) {
     u->path = NULL;
 }
 
+/* Again when the disk has room, until the last bytes of the part are on their way. */
+static void finish(struct upload *u) {
+    u->closing = true;
+    if (u->finished || !gather_flush(&u->gather, u->transfer)) return;
+    u->finished = true;
+    transfer_finish(u->transfer);
+}
+
 static void on_write(void *arg, struct transfer *t, enum transfer_event event, struct json_object *json, const void *bytes, size_t n,
                      struct err *e) {
     struct upload *u = arg;
     (void)t, (void)json, (void)bytes, (void)n;
     if (event == TRANSFER_END) {
         u->transfer = NULL;
-        u->closing = false;
+        u->closing = u->finished = false;
         if (e)
             fail(u, e);
         else
             written(u);
     } else if (event != TRANSFER_DRAINED) {
         return;
+    } else if (u->closing) {
+        finish(u);
     }
     settle(u);
 }
@@ -115,11 +129,6 @@ static int begin(struct upload *u, const char *name, struct err *e) {
     return u->transfer ? 0 : -1;
 }
 
-static void finish(struct upload *u) {
-    u->closing = true;
-    transfer_finish(u->transfer);
-}
-
 /* ---- bytes as they are meant: how many were taken ---- */
 
 /* 1: go on, 0: the disk is busy. */
@@ -131,9 +140,9 @@ static int take_event(struct upload *u, enum multipart_event event, size_t *at, 
         if (!u->skipping && begin(u, u->parts.filename, e) < 0) fail(u, e);
         return 1;
     case MULTIPART_DATA:
-        n = u->skipping ? u->parts.size : transfer_write(u->transfer, u->parts.data, u->parts.size);
+        n = u->skipping ? u->parts.size : gather_put(&u->gather, u->transfer, u->parts.data, u->parts.size);
         *at += multipart_took(&u->parts, n);
-        return n == u->parts.size;
+        return n || !u->parts.size;
     case MULTIPART_PART_END:
         if (!u->skipping) finish(u);
         return 1;

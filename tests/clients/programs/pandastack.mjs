@@ -41,7 +41,18 @@ await step('exec_stream_killed', () => box.execStream('kill -9 $$'))
 await step('run_code_python', () => box.runCode('print(6 * 7)', 'python'))
 await step('run_code_shell', () => box.runCode('echo $((6 * 7))'))
 await step('logs', async () => (await collect(box.logs({ stream: 'stdout' }))).includes('out'))
-await step('logs_follow', () => collect(box.logs({ follow: true })))
+await step('logs_follow', async () => {
+  const seen = { kept: false, new: false }
+  for await (const line of box.logs({ follow: true })) {
+    if (line === 'out' && !seen.kept) {
+      seen.kept = true
+      await box.exec('echo while following')
+    }
+    if (line === 'while following') seen.new = true
+    if (seen.new) break
+  }
+  return seen
+})
 
 let context
 await step('context', async () => {

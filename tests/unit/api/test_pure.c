@@ -13,6 +13,7 @@
 #include "api/host_name.h"
 #include "api/json_text.h"
 #include "api/query.h"
+#include "api/range.h"
 #include "api/router.h"
 #include "api/utf8.h"
 #include "base/id.h"
@@ -305,6 +306,37 @@ static void loopback_and_origins(void **state) {
     assert_false(host_is_origin("http://localhost:7070/", "localhost", 7070));
 }
 
+static void check_range(const char *header, uint64_t size, enum range_kind kind, uint64_t from, uint64_t length) {
+    uint64_t got_from = 0, got_length = 0;
+    assert_int_equal(range_of(header, size, &got_from, &got_length), kind);
+    if (kind != RANGE_PART) return;
+    assert_int_equal(got_from, from);
+    assert_int_equal(got_length, length);
+}
+
+static void ranges_are_read(void **state) {
+    (void)state;
+    check_range("bytes=0-0", 10, RANGE_PART, 0, 1);
+    check_range("Bytes=3-", 10, RANGE_PART, 3, 7);
+    check_range("bytes=3-6 ", 10, RANGE_PART, 3, 4);
+    check_range("bytes=3-600", 10, RANGE_PART, 3, 7);
+    check_range("bytes=-4", 10, RANGE_PART, 6, 4);
+    check_range("bytes=-400", 10, RANGE_PART, 0, 10);
+    check_range("bytes=9-99999999999999999999999999", 10, RANGE_PART, 9, 1);
+    check_range("bytes=0-18446744073709551615", UINT64_MAX, RANGE_PART, 0, UINT64_MAX);
+    check_range("bytes=10-", 10, RANGE_OUTSIDE, 0, 0);
+    check_range("bytes=99999999999999999999999999-", 10, RANGE_OUTSIDE, 0, 0);
+    check_range("bytes=-0", 10, RANGE_OUTSIDE, 0, 0);
+    check_range("bytes=-1", 0, RANGE_OUTSIDE, 0, 0);
+}
+
+static void ranges_that_are_none_mean_the_whole(void **state) {
+    static const char *const none[] = {"", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=5-3", "bytes=1-2,4-5", "bytes=1", "bytes=--1", "lines=1-2", "bytes=1-2x", "bytes=+1-2"};
+    (void)state;
+    check_range(NULL, 10, RANGE_WHOLE, 0, 0);
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) check_range(none[i], 10, RANGE_WHOLE, 0, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(utf8_knows_its_forms),
@@ -321,6 +353,8 @@ int main(void) {
         cmocka_unit_test(file_entries_get_our_words),
         cmocka_unit_test(hosts_are_split),
         cmocka_unit_test(loopback_and_origins),
+        cmocka_unit_test(ranges_are_read),
+        cmocka_unit_test(ranges_that_are_none_mean_the_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

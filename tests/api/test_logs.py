@@ -147,6 +147,7 @@ def test_followers_that_leave_are_forgotten(server: Server, mortal: Sandbox) -> 
     mortal.kill()
 
 
+@pytest.mark.needs_isolation  # forks
 def test_a_merge_ends_the_log_of_the_one_that_goes(server: Server, mortal: Sandbox) -> None:
     child = mortal.fork(1)[0]
     mine, childs = Follower(server, mortal), Follower(server, child)

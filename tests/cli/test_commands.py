@@ -307,6 +307,19 @@ def test_logs(cella: Run):
     cella("rm", cell)
 
 
+@pytest.mark.parametrize("form", [[], ["-o", "json"]], ids=["text", "json"])
+def test_logs_are_followed_until_the_cell_ends(cella: Run, server, form):
+    cell = cella("create").stdout.strip()
+    cella("exec", cell, "echo before")
+    process = subprocess.Popen([CELLA, "logs", "-f", *form, cell], stdout=subprocess.PIPE, text=True, env=dict(os.environ, CELLA_URL=server.url))
+    read = (lambda: json.loads(process.stdout.readline())["line"]) if form else (lambda: process.stdout.readline().rstrip("\n"))
+    assert read() == "before"
+    cella("exec", cell, "echo after >&2")
+    assert read() == "after"
+    cella("rm", cell)
+    assert process.stdout.read() == "" and process.wait(30) == 0
+
+
 def test_templates(cella: Run):
     names = {t["name"]: t for t in json.loads(cella("template", "ls", "-o", "json").stdout)}
     assert "default" in names["python"]["aliases"]

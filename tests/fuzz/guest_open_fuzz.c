@@ -40,8 +40,13 @@ static void check(const struct request *r) {
     case OP_PROCESSES:
     case OP_PORTS:
     case OP_DISK:
+    case OP_CHANGES:
     case OP_RESET:
     case OP_ENVIRONMENT: must(!r->path); break;
+    case OP_DIGEST:
+        must(!r->path && r->paths);
+        for (char **p = r->paths; *p; p++) check_path(*p);
+        break;
     default:
         check_path(r->path);
         must(r->op != OP_MOVE || r->to);

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
-from typing import Any, Awaitable, Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Awaitable, Callable, Iterator, Optional
 
 import cella
 import pytest
@@ -18,12 +21,20 @@ ENDLESS = "kept = 9\nopen('/workspace/on', 'w')\nwhile True: pass"
 
 @pytest.fixture
 def ctrl_c(server: Server) -> Iterator[Callable[[Sandbox, Callable[[], bool]], None]]:
-    """Presses Ctrl-C in the main thread as soon as something is true."""
+    """Presses Ctrl-C in the main thread as soon as something is true and that thread is inside the client (the signal would end the tests elsewhere)."""
     threads = []
+    package = str(Path(cella.__file__).parent)
+
+    def in_client() -> bool:
+        frame: Optional[FrameType] = sys._current_frames()[threading.main_thread().ident or 0]
+        while frame and not frame.f_code.co_filename.startswith(package):
+            frame = frame.f_back
+        return frame is not None
 
     def press_when(sandbox: Sandbox, ready: Callable[[], bool]) -> None:
         def press() -> None:
             until(ready, "the time to press", 60)
+            until(in_client, "the main thread to wait", 60)
             main = threading.main_thread().ident
             assert main is not None
             signal.pthread_kill(main, signal.SIGINT)

@@ -4,8 +4,9 @@
     tools/check.py [--build build] [RING...]
 
 A ring is counted by what its own runner reports: cmocka's summary lines, pytest's JUnit file, one per fuzz target. A ring
-that cannot run counts as one failure. A skip that tests/allowed_skips.txt does not list is a failure too. Up to three black-box tests
+that cannot run counts as one failure. A skip that tests/allowed_skips.txt does not list is a failure too. Up to three tests (unit: programs)
 of a ring that failed are run once more, alone; one that passes then is counted as passed, and its first failure is printed as "unsteady".
+What failed is told twice: behind its ring, and in short before the sum.
 """
 from __future__ import annotations
 
@@ -31,6 +32,7 @@ PYTHON = "/usr/bin/python3"  # Debian's: the packages of packaging/packages.txt 
 FUZZ_SECONDS = int(os.environ.get("CELLA_FUZZ_SECONDS", "10"))
 SANITIZED = ["-Db_sanitize=address,undefined", "-Db_lundef=false", "--buildtype=debugoptimized"]
 UNSTEADY_MAX = 3
+LINES_AT_END = 12  # of each failure, before the sum
 SOAK_ROUNDS = os.environ.get("CELLA_SOAK_ROUNDS", "500")
 
 
@@ -88,15 +90,32 @@ class Check:
     # ---- rings ----
 
     def meson_tests(self, directory: Path, wrapper: dict[str, str] | None = None) -> Counts:
-        counts = Counts()
-        subprocess.run(["meson", "test", "-C", str(directory), "--no-rebuild", "--num-processes", self.jobs, "--timeout-multiplier", "4"],
+        programs = self.meson_once(directory, wrapper)
+        bad = [name for name, counts in programs.items() if counts.failed]
+        certain = any("Sanitizer" in text or "runtime error" in text for counts in programs.values() for text in counts.problems)
+        again = self.meson_once(directory, wrapper, *bad) if not certain and 0 < len(bad) <= UNSTEADY_MAX else {}
+        for name, counts in again.items():
+            if not counts.failed:
+                counts.unsteady = programs[name].problems
+                programs[name] = counts
+        total = Counts()
+        for counts in programs.values():
+            total.add(counts)
+        if total.passed + total.failed == 0:
+            total.fail(f"{directory.name}: no unit test ran")
+        return total
+
+    def meson_once(self, directory: Path, wrapper: dict[str, str] | None, *names: str) -> dict[str, Counts]:
+        """What each program of tests said, by its name; names: only these."""
+        log, programs = directory / "meson-logs/testlog.json", {}
+        log.unlink(missing_ok=True)
+        subprocess.run(["meson", "test", "-C", str(directory), "--no-rebuild", "--num-processes", self.jobs, "--timeout-multiplier", "4", *names],
                        env=os.environ | (wrapper or {}), capture_output=True, text=True)
-        log = directory / "meson-logs/testlog.json"
         for line in log.read_text().splitlines() if log.exists() else []:
-            self.count_program(counts, json.loads(line))
-        if counts.passed + counts.failed == 0:
-            counts.fail(f"{directory.name}: no unit test ran")
-        return counts
+            test = json.loads(line)
+            programs[test["name"]] = counts = Counts()
+            self.count_program(counts, test)
+        return programs
 
     def count_program(self, counts: Counts, test: dict) -> None:
         output = test.get("stdout", "") + test.get("stderr", "")
@@ -189,7 +208,7 @@ class Check:
             counts.passed += int(said.group(1))
         else:
             counts.passed += int(said.group(1)) if said else 0
-            counts.fail(f"fuzz:\n{done.stdout[-4000:]}")
+            counts.fail("fuzz:\n" + "\n".join(line for line in done.stdout.splitlines() if not re.match(r"\w+_fuzz: \d+ inputs$", line))[-4000:])
         return counts
 
     def keeper(self) -> Counts:
@@ -329,6 +348,8 @@ def main() -> int:
                 total.add(run_ring(name, getattr(check, name)))
     finally:
         shutil.rmtree(check.scratch, ignore_errors=True)
+    for text in total.problems:
+        print("failed: " + "\n    ".join(text.strip().splitlines()[:LINES_AT_END]), flush=True)
     print(total)
     return 1 if total.failed else 0
 

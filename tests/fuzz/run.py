@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Builds every fuzz target beside this file and runs each for a while: run.py [SECONDS]. Last line: N passed, N failed.
+"""Builds every fuzz target beside this file and runs each for a while: run.py [SECONDS [NAME...]]. Last line: N passed, N failed.
+
+CELLA_FUZZ_SEED is the seed of the random choices, the same in every run unless it is set; 0: another one each time.
 
 A target is NAME_fuzz.c with its build line in the comment at its top ("clang ... -o /tmp/NAME_fuzz") and its corpus in
 NAME_corpus/. New finds go to a temporary directory, so the kept corpus changes only by hand."""
+import os
 import pathlib
 import re
 import subprocess
@@ -11,6 +14,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+SEED = os.environ.get("CELLA_FUZZ_SEED", "1")
 
 
 def build_line(source):
@@ -31,10 +35,11 @@ def run(source, seconds, scratch):
     finds = scratch / (name + ".finds")
     finds.mkdir()
     corpus = HERE / name.replace("_fuzz", "_corpus")
-    ran = subprocess.run([program, f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", f"-artifact_prefix={scratch}/", finds,
+    ran = subprocess.run([program, f"-max_total_time={seconds}", f"-seed={SEED}", "-timeout=10", "-rss_limit_mb=2048", f"-artifact_prefix={scratch}/", finds,
                           *([corpus] if corpus.is_dir() else [])], cwd=scratch, capture_output=True, text=True, errors="replace")
     if ran.returncode:
-        return f"failed:\n{ran.stderr[-4000:]}"
+        at = max(ran.stderr.find("ERROR"), ran.stderr.find("runtime error"), 0)
+        return f"failed:\n{ran.stderr[at:at + 3000]}"
     runs = re.search(r"Done (\d+) runs", ran.stderr)
     if not runs or int(runs.group(1)) < 100:
         return f"ran no inputs:\n{ran.stderr[-2000:]}"
@@ -44,9 +49,11 @@ def run(source, seconds, scratch):
 
 def main():
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    failed = passed = 0
+    names, failed, passed = sys.argv[2:], 0, 0
     with tempfile.TemporaryDirectory(prefix="cella-fuzz-") as scratch:
         for source in sorted(HERE.glob("*_fuzz.c")):
+            if names and source.stem not in names:
+                continue
             why = run(source, seconds, pathlib.Path(scratch))
             passed, failed = passed + (why is None), failed + (why is not None)
             if why:

@@ -3,10 +3,12 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -252,6 +254,19 @@ struct child {
     uint8_t *data, *zeros;
 };
 
+/* Its memory changes no more when it sleeps: between its sign and read(2) it still writes to its stack. */
+static void wait_asleep(pid_t pid) {
+    char path[64], kind = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    while (kind != 'S') {
+        FILE *f = fopen(path, "re");
+        assert_non_null(f);
+        assert_int_equal(fscanf(f, "%*d %*s %c", &kind), 1);
+        (void)fclose(f);
+        if (kind != 'S') (void)usleep(1000);
+    }
+}
+
 static void child_start(struct child *c) {
     char byte;
     int said[2];
@@ -261,6 +276,7 @@ static void child_start(struct child *c) {
     memset(c->data, 'd', 16 * PAGE);
     c->pid = fork();
     if (!c->pid) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that failed leaves nobody behind */
         c->data[3 * PAGE] = 'x'; /* its own */
         memset(c->zeros, 0, 4 * PAGE);
         (void)!write(said[1], "r", 1);
@@ -269,6 +285,7 @@ static void child_start(struct child *c) {
     }
     assert_int_equal(read(said[0], &byte, 1), 1);
     close(said[0]), close(said[1]);
+    wait_asleep(c->pid);
 }
 
 static struct memory_source source_of(pid_t pid) {

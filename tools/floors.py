@@ -10,6 +10,7 @@ MAY_USE = {
     "wire": ["base"],
     "jail": ["base"],
     "keeper": ["wire", "jail", "base"],
+    "vmm": ["wire", "base"],
     "guest": ["wire", "jail", "base"],
     "contexts": ["wire", "base"],
     "driver": ["wire", "base"],

@@ -1,6 +1,7 @@
 """Drives a cella-vmm through its control socket (src/wire/vmm_proto.h)."""
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
@@ -61,9 +62,12 @@ class Vmm:
     def start(cls, build: Path, *extra: str, uid: int = UID, stderr=None) -> "Vmm":
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-        shell = f'exec "$0" "$@" 3<&{theirs.fileno()} 4<&{kvm}'
-        process = subprocess.Popen(["/bin/sh", "-c", shell, str(build / "src/vmm/cella-vmm"), "--user", f"{uid}:{uid}", *extra],
-                                   pass_fds=[theirs.fileno(), kvm], stdin=subprocess.DEVNULL, stderr=stderr)
+        def places() -> None:
+            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (theirs.fileno(), kvm)]
+            os.dup2(high[0], 3), os.dup2(high[1], 4)
+
+        process = subprocess.Popen([str(build / "src/vmm/cella-vmm"), "--user", f"{uid}:{uid}", *extra], preexec_fn=places, pass_fds=[3, 4],
+                                   stdin=subprocess.DEVNULL, stderr=stderr)
         theirs.close()
         os.close(kvm)
         try:

@@ -48,7 +48,7 @@ static u8 block(unsigned disk, u32 type, u64 sector, void *at, u32 bytes, int re
 static void disks(void) {
     say("disk start", device_id(W_DISK) == 2 && device_start(W_DISK, 1 << 9, ring, 1) == 0);
     const u64 sectors = mmio_get(WINDOW(W_DISK) + 0x100);
-    say("disk read", block(0, 0, 1, data, 1024, 1) == 0 && text_is((char *)data, "sector one"));
+    say("disk read", block(0, 0, 0, data, 1024, 1) == 0 && text_is((char *)data, "sector one"));
     fill(data, 'w', 4096);
     say("disk write", block(0, 1, 8, data, 4096, 0) == 0 && block(0, 4, 0, 0, 0, 0) == 0);
     say("disk back", block(0, 0, 8, back, 4096, 1) == 0 && same(data, back, 4096));

@@ -91,8 +91,9 @@ static int do_boot(struct control *c, struct request *r, struct err *e) {
     uint32_t entry, start_info;
     if (need_fd(r, 1, e) < 0 || !m->memory.base) return m->memory.base ? -1 : err_set(e, ERR_CONFLICT, "the machine is not configured");
     if (machine_kvm(m, e) < 0 || boot_load(m, r->fd[0], r->fd[1], r->text, &entry, &start_info, e) < 0 ||
-        arch_boot_set(m->vcpu[0].fd, entry, start_info, e) < 0 || machine_start(m, e) < 0)
+        arch_boot_set(m->vcpu[0].fd, entry, start_info, e) < 0)
         return -1;
+    machine_ready(m);
     r->m.arg[0] = entry;
     return 0;
 }
@@ -171,8 +172,8 @@ static void child_start(struct control *c, struct request *r) {
     if (made == 0 && r->m.arg[0] & VMM_FORK_UID) made = jail_become((uid_t)r->m.arg[1], (gid_t)r->m.arg[2], &e);
     if (made == 0) made = machine_kvm(m, &e);
     if (made == 0) made = machine_load(m, &e);
-    if (made == 0) made = machine_start(m, &e);
     if (made == 0) {
+        machine_ready(m);
         control_start(c, m, take_fd(r, 0));
         return;
     }

@@ -123,24 +123,25 @@ int machine_kvm(struct machine *m, struct err *e) {
 
 static void wait_parked(struct machine *m) {
     pthread_mutex_lock(&m->lock);
-    while (m->vcpus_parked < m->vcpus) pthread_cond_wait(&m->parked, &m->lock);
+    while (m->threads && m->vcpus_parked < m->vcpus) pthread_cond_wait(&m->parked, &m->lock);
     pthread_mutex_unlock(&m->lock);
 }
 
-int machine_start(struct machine *m, struct err *e) {
+/* Made when the machine runs for the first time, so that no thread is woken only to wait. */
+static int threads_make(struct machine *m, struct err *e) {
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, VCPU_STACK);
-    m->pause = true, m->vcpus_parked = 0;
+    m->threads = true;
     int bad = 0;
-    for (unsigned i = 0; i < m->vcpus && !bad; i++) {
-        bad = pthread_create(&m->vcpu[i].thread, &attr, vcpu_thread, &m->vcpu[i]);
-        m->vcpu[i].started = !bad;
-    }
+    for (unsigned i = 0; i < m->vcpus && !bad; i++) bad = pthread_create(&m->vcpu[i].thread, &attr, vcpu_thread, &m->vcpu[i]);
     pthread_attr_destroy(&attr);
-    if (bad) return err_sys(e, bad, "thread of a vCPU");
+    return bad ? err_sys(e, bad, "thread of a vCPU") : 0;
+}
+
+void machine_ready(struct machine *m) {
+    m->pause = m->threads = false, m->vcpus_parked = 0;
     m->state = VMM_PAUSED;
-    return 0;
 }
 
 int machine_pause(struct machine *m, struct err *e) {
@@ -168,12 +169,12 @@ int machine_resume(struct machine *m, struct err *e) {
         if (why) return err_set(e, ERR_CONFLICT, "%s", why);
     }
     stream_resume(m->device[DEVICE_STREAM]);
-    wait_parked(m); /* a resume right behind a start would leave one of them waiting for a pause that is gone */
+    m->state = VMM_RUNNING;
+    if (!m->threads) return threads_make(m, e);
     pthread_mutex_lock(&m->lock);
     __atomic_store_n(&m->pause, false, __ATOMIC_SEQ_CST);
     pthread_cond_broadcast(&m->go);
     pthread_mutex_unlock(&m->lock);
-    m->state = VMM_RUNNING;
     return 0;
 }
 

@@ -26,7 +26,6 @@ struct vcpu {
     int fd;
     struct kvm_run *run;
     pthread_t thread;
-    bool started, parked;
     uint64_t exits;
 };
 
@@ -48,7 +47,7 @@ struct machine {
     /* pausing */
     pthread_mutex_t lock;
     pthread_cond_t parked, go;
-    bool pause;
+    bool pause, threads; /* threads: they were made */
     unsigned vcpus_parked;
     struct vcpu vcpu[VMM_VCPUS_MAX];
     /* what a fork carries over (the rest of the memory it carries anyway) */
@@ -64,9 +63,9 @@ int machine_configure(struct machine *, uint64_t memory_bytes, unsigned vcpus, b
 /* Make devices; index < VMM_DISKS_MAX. A disk or net that exists gets a new descriptor. fd is owned from here on. */
 int machine_disk(struct machine *, unsigned index, int fd, bool read_only, struct err *);
 int machine_net(struct machine *, int fd, uint64_t mac, struct err *);
-/* KVM's objects for this process: VM, memory, vCPUs. Then load or boot, then machine_start. */
+/* KVM's objects for this process: VM, memory, vCPUs. Then load or boot, then machine_ready. */
 int machine_kvm(struct machine *, struct err *);
-int machine_start(struct machine *, struct err *); /* the vCPUs' threads, parked; state becomes paused */
+void machine_ready(struct machine *); /* loaded or booted: paused, to be resumed */
 int machine_pause(struct machine *, struct err *); /* returns with all parked */
 int machine_resume(struct machine *, struct err *);
 /* Paused machines only: the registers of all vCPUs and the clock, to and from `saved`; and KVM's log of written pages into the bitmap. */

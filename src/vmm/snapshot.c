@@ -160,5 +160,7 @@ int snapshot_restore(struct machine *m, int state_fd, int memory_fd, int base_fd
     cleanup_free uint64_t *kept = calloc(1, memory_dirty_bytes(&m->memory));
     if (!bytes || !kept || read_all(state_fd, bytes, (size_t)n, 0) < 0) return err_sys(e, EIO, "read the state");
     if (snapshot_decode(m, bytes, (size_t)n, &h, kept, e) < 0 || memory_restore(m, &h, kept, memory_fd, base_fd, pages, maps, e) < 0) return -1;
-    return machine_kvm(m, e) < 0 || machine_load(m, e) < 0 ? -1 : machine_start(m, e);
+    if (machine_kvm(m, e) < 0 || machine_load(m, e) < 0) return -1;
+    machine_ready(m);
+    return 0;
 }

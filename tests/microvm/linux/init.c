@@ -65,7 +65,7 @@ static void disks(void) {
     const int wrote = fd >= 0 && pwrite(fd, page, 4096, 8192) == 4096 && fdatasync(fd) == 0;
     memset(page, 0, 4096);
     if (wrote && pread(fd, page, 4096, 8192) == 4096) memcpy(back, page, 64);
-    add("back", wrote ? back + 8 : "no");
+    add("back", wrote && !strcmp(back, block) ? "same" : "no");
     if (fd >= 0) close(fd);
     free(page);
 }

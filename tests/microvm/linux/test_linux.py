@@ -74,7 +74,7 @@ def test_kernel_and_first_program(template):
 
 def test_devices_are_found_and_work(template, stream):
     said = dict(part.split("=", 1) for part in talk(stream, b"d").decode().split())
-    assert said["vda"] == "disk-zero" and said["ro"] == "1" and said["back"] == "by"
+    assert said["vda"] == "disk-zero" and said["ro"] == "1" and said["back"] == "same"
     assert said["mac"] == "02:22:33:44:55:66" and said["rng"] == "virtio_rng.0"
     assert (template.directory / "disk").read_bytes()[8192:8208] == b"written by linux"
 

@@ -153,9 +153,10 @@ fi
 mount -t tmpfs tmp /tmp; mount -t tmpfs tmp /var/tmp; mkdir -p /dev/shm
 for module in $(cat /modules/order); do insmod /modules/$module || echo "ring: insmod $module failed"; done
 ls -l /dev/kvm
+mapfile -t arguments < /arguments
 cd /tree
 export CELLA_BUILD=/tree/build/bin CELLA_RING_FILES=/files PYTHONDONTWRITEBYTECODE=1
-/usr/bin/python3 -m pytest -v -s -p no:cacheprovider --tb=short --color=no --confcutdir=/tree/tests/microvm --junit-xml=/tmp/junit.xml $(cat /arguments)
+/usr/bin/python3 -m pytest -v -s -p no:cacheprovider --tb=short --color=no --confcutdir=/tree/tests/microvm --junit-xml=/tmp/junit.xml "${arguments[@]}"
 echo "ring: pytest ended with $?"
 cat /tmp/junit.xml > /dev/ttyS1
 echo o > /proc/sysrq-trigger; sleep 20
@@ -197,7 +198,7 @@ def outer_image(kernel: Path, files: Path, build: Path, arguments: List[str], pa
     cpio.copy(ROOT / "src/wire/vmm_proto.h", "tree/src/wire/vmm_proto.h")
     cpio.copy(files / "vmlinux", "files/vmlinux")
     cpio.copy(files / "l2.cpio", "files/l2.cpio")
-    cpio.file("arguments", " ".join(arguments).encode())
+    cpio.file("arguments", "".join(f"{one}\n" for one in arguments).encode())
     cpio.file("etc/passwd", b"root:x:0:0:root:/:/bin/bash\n")
     cpio.close()
 

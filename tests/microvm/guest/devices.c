@@ -79,6 +79,8 @@ static void net(void) {
 static void interrupt(void) {
     interrupts_on(5 + W_RNG);
     say("irq start", device_start(W_RNG, 0, ring, 1) == 0);
+    __asm__ volatile("sti; nop; nop; cli"); /* what the line remembers of the time when it was masked */
+    (void)mmio_get(WINDOW(W_RNG));
     interrupts_seen = 0;
     ring_add(ring, 0, &(struct part){data, 16, 1}, 1);
     __asm__ volatile("sti");

@@ -10,14 +10,16 @@
 #define ARCH_MSRS_MAX 256
 #define ARCH_CPUID_MAX 128
 
+/* struct kvm_cpuid2 and kvm_msrs with room in them: laid out as the kernel's, whose last member has no size. */
 struct arch_cpuid {
-    struct kvm_cpuid2 head;
+    uint32_t nent, padding;
     struct kvm_cpuid_entry2 entry[ARCH_CPUID_MAX];
 };
 struct arch_msrs {
-    struct kvm_msrs head;
+    uint32_t nmsrs, padding;
     struct kvm_msr_entry entry[ARCH_MSRS_MAX];
 };
+_Static_assert(offsetof(struct arch_cpuid, entry) == sizeof(struct kvm_cpuid2) && offsetof(struct arch_msrs, entry) == sizeof(struct kvm_msrs), "the kernel's layout");
 struct arch_host { /* what this kernel offers, asked once per process */
     struct arch_cpuid cpuid; /* filtered: what a guest may see, but for the fields that differ by vCPU */
     uint32_t msr[ARCH_MSRS_MAX], msrs;
@@ -27,7 +29,7 @@ struct arch_host { /* what this kernel offers, asked once per process */
 struct arch_vcpu { /* one stopped vCPU */
     struct kvm_regs regs;
     struct kvm_sregs sregs;
-    struct kvm_xsave xsave;
+    uint32_t xsave[1024]; /* struct kvm_xsave without what AMX would add */
     struct kvm_xcrs xcrs;
     struct kvm_debugregs debugregs;
     struct kvm_lapic_state lapic;

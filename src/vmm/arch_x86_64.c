@@ -59,15 +59,15 @@ static void topology(struct kvm_cpuid_entry2 *e, unsigned index, unsigned vcpus)
 }
 
 static int cpuid_ask(struct arch_host *h, int kvm_fd, struct err *e) {
-    h->cpuid.head.nent = ARCH_CPUID_MAX;
+    h->cpuid.nent = ARCH_CPUID_MAX;
     if (ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, &h->cpuid) < 0) return err_sys(e, errno, "KVM_GET_SUPPORTED_CPUID");
-    for (unsigned i = 0; i < h->cpuid.head.nent; i++) filter(&h->cpuid.entry[i]);
+    for (unsigned i = 0; i < h->cpuid.nent; i++) filter(&h->cpuid.entry[i]);
     return 0;
 }
 
 int arch_cpuid_set(const struct arch_host *h, int vcpu_fd, unsigned index, unsigned vcpus, struct err *e) {
     struct arch_cpuid mine = h->cpuid;
-    for (unsigned i = 0; i < mine.head.nent; i++) topology(&mine.entry[i], index, vcpus);
+    for (unsigned i = 0; i < mine.nent; i++) topology(&mine.entry[i], index, vcpus);
     return ioctl(vcpu_fd, KVM_SET_CPUID2, &mine) < 0 ? err_sys(e, errno, "KVM_SET_CPUID2") : 0;
 }
 
@@ -75,12 +75,11 @@ int arch_cpuid_set(const struct arch_host *h, int vcpu_fd, unsigned index, unsig
 
 static int msrs_ask(struct arch_host *h, int kvm_fd, struct err *e) {
     struct {
-        struct kvm_msr_list head;
-        uint32_t index[1024];
-    } list = {.head.nmsrs = 1024};
+        uint32_t nmsrs, index[1024];
+    } list = {.nmsrs = 1024};
     if (ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, &list) < 0) return err_sys(e, errno, "KVM_GET_MSR_INDEX_LIST");
     h->msr[h->msrs++] = MSR_TSC; /* first: the deadline below is in its ticks */
-    for (unsigned i = 0; i < list.head.nmsrs && h->msrs < ARCH_MSRS_MAX - 1; i++) {
+    for (unsigned i = 0; i < list.nmsrs && h->msrs < ARCH_MSRS_MAX - 1; i++) {
         const uint32_t m = list.index[i];
         const int counters = (m >= 0x186 && m < 0x18e) || (m >= 0xc1 && m < 0xc9) || (m >= 0x309 && m < 0x310) || (m >= 0x38d && m <= 0x390) ||
                              (m >= 0xc0010000 && m < 0xc0010008) || (m >= 0xc0010200 && m < 0xc001020c) || (m >= 0xc0000300 && m <= 0xc0000303);
@@ -132,20 +131,20 @@ static void msrs_save(const struct arch_host *h, int fd, struct arch_vcpu *v) {
     v->msrs = 0;
     for (uint32_t next = 0; next < h->msrs;) { /* KVM stops at the first one it does not have after all: leave that out */
         struct arch_msrs part;
-        part.head = (struct kvm_msrs){.nmsrs = h->msrs - next};
+        part.nmsrs = h->msrs - next, part.padding = 0;
         for (uint32_t i = next; i < h->msrs; i++) part.entry[i - next] = (struct kvm_msr_entry){.index = h->msr[i]};
         const int got = ioctl(fd, KVM_GET_MSRS, &part);
         const uint32_t n = got < 0 ? 0 : (uint32_t)got;
         memcpy(v->msr.entry + v->msrs, part.entry, n * sizeof *part.entry);
         v->msrs += n, next += n + (n < h->msrs - next);
     }
-    v->msr.head = (struct kvm_msrs){.nmsrs = v->msrs};
+    v->msr.nmsrs = v->msrs, v->msr.padding = 0;
 }
 
 static int msrs_load(int fd, const struct arch_vcpu *v, struct err *e) {
     struct arch_msrs all = v->msr;
     for (uint32_t next = 0; next < v->msrs;) {
-        all.head = (struct kvm_msrs){.nmsrs = v->msrs - next};
+        all.nmsrs = v->msrs - next;
         memmove(all.entry, v->msr.entry + next, (v->msrs - next) * sizeof *all.entry);
         const int set = ioctl(fd, KVM_SET_MSRS, &all);
         if (set < 0) return err_sys(e, errno, "KVM_SET_MSRS");
@@ -162,7 +161,7 @@ int arch_vcpu_save(const struct arch_host *h, int fd, struct arch_vcpu *v, struc
     ASK(KVM_GET_MP_STATE, &v->mp); /* first: it takes in what waits in the local APIC */
     ASK(KVM_GET_REGS, &v->regs);
     ASK(KVM_GET_SREGS, &v->sregs);
-    ASK(KVM_GET_XSAVE, &v->xsave);
+    ASK(KVM_GET_XSAVE, v->xsave);
     v->have_xcrs = h->xcrs ? 1 : 0;
     if (h->xcrs) ASK(KVM_GET_XCRS, &v->xcrs);
     ASK(KVM_GET_DEBUGREGS, &v->debugregs);
@@ -175,7 +174,7 @@ int arch_vcpu_save(const struct arch_host *h, int fd, struct arch_vcpu *v, struc
 int arch_vcpu_load(const struct arch_host *h, int fd, const struct arch_vcpu *v, struct err *e) {
     ASK(KVM_SET_SREGS, &v->sregs);
     if (h->xcrs && v->have_xcrs) ASK(KVM_SET_XCRS, &v->xcrs);
-    ASK(KVM_SET_XSAVE, &v->xsave);
+    ASK(KVM_SET_XSAVE, v->xsave);
     ASK(KVM_SET_REGS, &v->regs);
     ASK(KVM_SET_DEBUGREGS, &v->debugregs);
     ASK(KVM_SET_LAPIC, &v->lapic);

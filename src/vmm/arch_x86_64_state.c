@@ -4,15 +4,15 @@
 #include "vmm/arch.h"
 
 static const struct kvm_cpuid_entry2 *leaf(const struct arch_host *h, uint32_t function, uint32_t index) {
-    for (unsigned i = 0; i < h->cpuid.head.nent; i++)
+    for (unsigned i = 0; i < h->cpuid.nent; i++)
         if (h->cpuid.entry[i].function == function && h->cpuid.entry[i].index == index) return &h->cpuid.entry[i];
     static const struct kvm_cpuid_entry2 none;
     return &none;
 }
 
 void arch_host_save(const struct arch_host *h, struct state_out *out) {
-    state_put(out, &h->cpuid.head.nent, sizeof h->cpuid.head.nent);
-    state_put(out, h->cpuid.entry, h->cpuid.head.nent * sizeof *h->cpuid.entry);
+    state_put(out, &h->cpuid.nent, sizeof h->cpuid.nent);
+    state_put(out, h->cpuid.entry, h->cpuid.nent * sizeof *h->cpuid.entry);
 }
 
 /* What the machine saw must be there: the vendor, and every feature of these leaves. */
@@ -34,8 +34,8 @@ static int missing(const struct arch_host *here, const struct arch_host *there) 
 
 int arch_host_load(struct arch_host *h, struct state_in *in, struct err *e) {
     struct arch_host saw = *h;
-    if (state_get(in, &saw.cpuid.head.nent, sizeof saw.cpuid.head.nent) < 0 || saw.cpuid.head.nent > ARCH_CPUID_MAX ||
-        state_get(in, saw.cpuid.entry, saw.cpuid.head.nent * sizeof *saw.cpuid.entry) < 0 || !state_done(in))
+    if (state_get(in, &saw.cpuid.nent, sizeof saw.cpuid.nent) < 0 || saw.cpuid.nent > ARCH_CPUID_MAX ||
+        state_get(in, saw.cpuid.entry, saw.cpuid.nent * sizeof *saw.cpuid.entry) < 0 || !state_done(in))
         return err_set(e, ERR_IMAGE, "the state's description of the processor is damaged");
     if (missing(h, &saw)) return err_hint(e, ERR_IMAGE, "resume it on a host with the same or a newer processor of the same maker", "the machine was made on another kind of processor");
     h->cpuid = saw.cpuid;
@@ -51,6 +51,6 @@ int arch_vcpu_get(struct arch_vcpu *v, struct state_in *in) {
     if (state_get(in, v, offsetof(struct arch_vcpu, msr)) < 0 || v->msrs > ARCH_MSRS_MAX ||
         state_get(in, v->msr.entry, v->msrs * sizeof *v->msr.entry) < 0)
         return -1;
-    v->msr.head = (struct kvm_msrs){.nmsrs = v->msrs};
+    v->msr.nmsrs = v->msrs;
     return 0;
 }

@@ -219,6 +219,7 @@ static void writer_ready(struct watch *w, uint32_t events) {
     c->writer.busy = false;
     m.status = got == sizeof s ? s.status : EIO;
     m.arg[0] = s.pages, m.arg[1] = c->writer.frozen_us;
+    if (m.status && c->writer.base) memset(c->machine->base_id, 0, sizeof c->machine->base_id); /* a base that is not there */
     const char *text = m.status ? "the memory was not written" : "";
     say(c, &m, text, strlen(text));
 }
@@ -236,7 +237,7 @@ static int do_snapshot(struct control *c, struct request *r, struct err *e) {
     struct err other;
     if (ran) (void)machine_resume(m, &other);
     if (begun < 0) return -1;
-    c->writer = (struct snapshot_writer){.watch = {.fd = result, .ready = writer_ready}, .machine = m, .seq = r->m.seq, .busy = true,
+    c->writer = (struct snapshot_writer){.watch = {.fd = result, .ready = writer_ready}, .machine = m, .seq = r->m.seq, .busy = true, .base = flags & VMM_SNAPSHOT_BASE,
                                          .frozen_us = (uint64_t)(monotonic_us() - from)};
     loop_watch(&m->loop, &c->writer.watch, EPOLLIN);
     return 1;

@@ -13,7 +13,7 @@ struct snapshot_writer { /* one at a time */
     struct machine *machine;
     uint64_t pages, frozen_us;
     uint32_t seq;
-    bool busy;
+    bool busy, base;
 };
 struct snapshot_result {
     uint64_t pages;

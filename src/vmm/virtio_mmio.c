@@ -171,7 +171,8 @@ void virtio_save(struct virtio_dev *d, struct state_out *out) {
 
 int virtio_load(struct virtio_dev *d, struct state_in *in) {
     struct transport_state s;
-    if (state_get(in, &s, sizeof s) < 0 || s.id != d->ops->id || s.queues != d->ops->queues || (s.driver_features & ~offered(d))) return -1;
+    if (state_get(in, &s, sizeof s) < 0 || s.id != d->ops->id || s.queues != d->ops->queues) return -1;
+    if (s.status & S_FEATURES_OK && s.driver_features & ~offered(d)) return -1; /* before that the driver may have written anything */
     d->status = s.status, d->interrupt = s.interrupt, d->select_features = s.select_features, d->select_driver = s.select_driver;
     d->select_queue = s.select_queue, d->generation = s.generation, d->driver_features = s.driver_features;
     for (unsigned i = 0; i < s.queues; i++) {

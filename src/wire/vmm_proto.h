@@ -11,6 +11,8 @@
  *   forked    (the parent got FORK) DISK…, NET, CONSOLE_TO, ATTACH…, then RESUME. A forked VMM has no descriptor of its parent but /dev/kvm
  *             and the disks that can only be read.
  *
+ * After a BOOT or RESTORE that failed only STOP is left.
+ *
  *   request     arg[0], arg[1], …                          descriptors         answer arg[0], arg[1], …
  *   CONFIG      memory bytes, vCPUs, VMM_CONFIG_*          -                   -
  *   DISK        index, VMM_DISK_*                          file                bytes

@@ -21,7 +21,7 @@ static struct machine *make(struct fuzz *f, struct loop *loop) {
     m->memory = f->memory, m->vcpus = 2;
     serial_init(&m->serial, ioapic_raise, &m->ioapic);
     ioapic_init(&m->ioapic, none, m);
-    m->host.cpuid.head.nent = 2;
+    m->host.cpuid.nent = 2;
     m->device[DEVICE_RNG] = rng_make(&m->memory, fuzz_irq(f));
     m->device[DEVICE_STREAM] = stream_make(&m->memory, fuzz_irq(f), loop);
     return m;

@@ -193,6 +193,16 @@ def test_disk_full_is_said(pair, tmp_path):
     assert stream.recv(10) == b"2"
 
 
+def test_a_base_that_was_not_written_is_none(pair, tmp_path):
+    vmm, _ = pair
+    good, full = os.open(tmp_path / "state", os.O_RDWR | os.O_CREAT, 0o600), os.open("/dev/full", os.O_RDWR)
+    with pytest.raises(Refused):
+        vmm.ask("SNAPSHOT", N["VMM_SNAPSHOT_BASE"], fds=[good, full])
+    os.close(good), os.close(full)
+    with pytest.raises(Refused, match="base"):
+        vmm.snapshot(tmp_path, "a", N["VMM_SNAPSHOT_CHANGED"])
+
+
 def test_changes_need_a_base(pair, tmp_path):
     with pytest.raises(Refused, match="base"):
         pair[0].snapshot(tmp_path, "a", N["VMM_SNAPSHOT_CHANGED"])

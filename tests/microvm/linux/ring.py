@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The emulated ring: a machine with a working KVM, made by QEMU (TCG with nested SVM), in which a stock Debian kernel runs under cella-vmm.
 
-    ring.py [--cache DIR] [--native] [PYTEST ARGUMENT...]        last line: N passed, N failed
+    ring.py [--cache DIR] [--build BUILD] [--backports] [--native] [PYTEST ARGUMENT...]        last line: N passed, N failed
 
 The outer machine boots the Debian cloud kernel with an initramfs that holds this tree's VMM, its tests, Python and pytest from this host; nothing is
 installed anywhere. --native runs the Linux tests on this machine's own KVM instead. The kernel is fetched once by apt into the cache."""
@@ -83,15 +83,29 @@ class Cpio:
 
 # ---- the kernel ----
 
-def fetch(cache: Path) -> Path:
+def apt(cache: Path, backports: bool) -> List[str]:
+    """Options of apt: none, or a state of its own that knows Debian's backports only (they hold 6.12)."""
+    if not backports:
+        return []
+    own = cache / "apt"
+    for name in ("lists/partial", "cache/archives/partial"):
+        (own / name).mkdir(parents=True, exist_ok=True)
+    (own / "sources.list").write_text("deb http://deb.debian.org/debian bookworm-backports main\n")
+    options = ["-o", f"Dir::Etc::sourcelist={own}/sources.list", "-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={own}/lists", "-o", f"Dir::Cache={own}/cache"]
+    subprocess.run(["apt-get", *options, "update"], check=True, stdout=subprocess.DEVNULL)
+    return options
+
+
+def fetch(cache: Path, backports: bool = False) -> Path:
     """The unpacked package of the newest cloud kernel that apt knows."""
-    there = cache / "kernel"
+    there = cache / ("kernel-backports" if backports else "kernel")
     if not list(there.glob("boot/vmlinuz-*")):
         cache.mkdir(parents=True, exist_ok=True)
-        depends = subprocess.run(["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=True).stdout
+        options = apt(cache, backports)
+        depends = subprocess.run(["apt-cache", *options, "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=True).stdout
         package = re.search(r"Depends: (linux-image-\S+)", depends).group(1)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            subprocess.run(["apt-get", "download", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(["apt-get", *options, "download", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
             subprocess.run(["dpkg-deb", "-x", str(next(Path(scratch).glob("*.deb"))), str(there)], check=True)
     release = next((there / "lib/modules").iterdir()).name
     if not (there / "lib/modules" / release / "modules.dep").exists():
@@ -122,7 +136,7 @@ def modules(kernel: Path, wanted: List[str]) -> List[Path]:
 
 def inner_files(kernel: Path, cache: Path) -> Path:
     """vmlinux and l2.cpio: what cella-vmm boots."""
-    out = cache / "files"
+    out = cache / f"files-{kernel.name}"
     out.mkdir(exist_ok=True)
     if not (out / "vmlinux").exists():
         (out / "vmlinux").write_bytes(kernel_elf(next((kernel / "boot").glob("vmlinuz-*")).read_bytes()))
@@ -237,9 +251,10 @@ def main() -> int:
     options.add_argument("--cache", type=Path, default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cella/ring")
     options.add_argument("--build", type=Path, default=ROOT / "build")
     options.add_argument("--native", action="store_true")
+    options.add_argument("--backports", action="store_true", help="Debian's backported kernel (6.12) as the guest under cella-vmm, instead of 6.1")
     chosen, arguments = options.parse_known_args()
     kernel = fetch(chosen.cache)
-    files = inner_files(kernel, chosen.cache)
+    files = inner_files(fetch(chosen.cache, True) if chosen.backports else kernel, chosen.cache)
     with tempfile.TemporaryDirectory(prefix="cella-ring-") as name:
         scratch = Path(name)
         if chosen.native:

@@ -10,7 +10,7 @@ from vmm import N, Vmm
 
 LINE = "console=ttyS0 reboot=t panic=-1 pci=off i8042.noaux tsc=reliable random.trust_cpu=off"
 MEMORY = 256 << 20
-WAIT = 240  # seconds for a boot: emulation of an emulation
+WAIT = int(os.environ.get("CELLA_RING_WAIT", "120"))  # seconds for a boot: emulation of an emulation; twenty times what it takes
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ installed anywhere. --native runs the Linux tests on this machine's own KVM inst
 from __future__ import annotations
 
 import argparse
+import lzma
 import os
 import re
 import shutil
@@ -134,6 +135,13 @@ def modules(kernel: Path, wanted: List[str]) -> List[Path]:
     return [base / name for name in ordered]
 
 
+def put_modules(cpio: Cpio, paths: List[Path]) -> None:
+    """Plain .ko files (6.12 packs them), and the order to load them in."""
+    for path in paths:
+        cpio.file(f"modules/{path.stem if path.suffix == '.xz' else path.name}", lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes())
+    cpio.file("modules/order", "".join(f"{path.stem if path.suffix == '.xz' else path.name}\n" for path in paths).encode())
+
+
 def inner_files(kernel: Path, cache: Path) -> Path:
     """vmlinux and l2.cpio: what cella-vmm boots."""
     out = cache / f"files-{kernel.name}"
@@ -147,10 +155,7 @@ def inner_files(kernel: Path, cache: Path) -> Path:
     for name in ("dev", "proc", "sys", "modules"):
         cpio.directory(name)
     cpio.put("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
-    paths = modules(kernel, L2_MODULES)
-    for path in paths:
-        cpio.copy(path, f"modules/{path.name}")
-    cpio.file("modules/order", "".join(f"{path.name}\n" for path in paths).encode())
+    put_modules(cpio, modules(kernel, L2_MODULES))
     cpio.file("lines", "".join(f"line {i}\n" for i in range(1, 500)).encode())
     cpio.close()
     return out
@@ -202,9 +207,7 @@ def outer_image(kernel: Path, files: Path, build: Path, arguments: List[str], pa
     for one in ("py.py",):
         if (packages / one).exists():
             cpio.copy(packages / one)
-    for path in modules(kernel, L1_MODULES):
-        cpio.copy(path, f"modules/{path.name}")
-    cpio.file("modules/order", "".join(f"{path.name}\n" for path in modules(kernel, L1_MODULES)).encode())
+    put_modules(cpio, modules(kernel, L1_MODULES))
     cpio.program(str(build / "src/vmm/cella-vmm"), "tree/build/src/vmm/cella-vmm")
     for name in ("microvm-guest", "test_vmm_jail"):
         cpio.program(str(build / "tests/microvm" / name), f"tree/build/tests/microvm/{name}")

@@ -85,7 +85,7 @@ static int64_t serve(const struct block *b, const struct vq_chain *c) {
 
 static void notify(struct virtio_dev *d, unsigned queue) {
     struct vq_chain c;
-    while (virtio_pop(d, queue, &c) == 1) {
+    for (unsigned n = d->ops->entries; n && virtio_pop(d, queue, &c) == 1; n--) {
         const int64_t wrote = serve((struct block *)d, &c);
         if (wrote < 0) {
             virtio_broken(d);

@@ -12,11 +12,11 @@ static void config(struct virtio_dev *d, uint32_t offset, void *to, unsigned n) 
 
 static void notify(struct virtio_dev *d, unsigned queue) {
     struct vq_chain c;
-    while (virtio_pop(d, queue, &c) == 1) {
+    for (unsigned n = d->ops->entries; n && virtio_pop(d, queue, &c) == 1; n--) {
         uint8_t bytes[RNG_BYTES_MAX];
-        const size_t n = c.in_bytes < sizeof bytes ? c.in_bytes : sizeof bytes;
-        random_fill(bytes, n);
-        virtio_push(d, queue, &c, vq_write(&c, 0, bytes, n) ? (uint32_t)n : 0);
+        const size_t size = c.in_bytes < sizeof bytes ? c.in_bytes : sizeof bytes;
+        random_fill(bytes, size);
+        virtio_push(d, queue, &c, vq_write(&c, 0, bytes, size) ? (uint32_t)size : 0);
     }
 }
 

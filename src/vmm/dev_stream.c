@@ -107,7 +107,7 @@ static void pump(struct stream *s) {
     struct vq_chain chain;
     struct vsock_head h;
     struct stream_conn *c;
-    while (virtio_pop(&s->dev, RX, &chain) == 1) {
+    for (unsigned n = 2u * s->dev.ops->entries; n && virtio_pop(&s->dev, RX, &chain) == 1; n--) { /* then a notification is on its way */
         if (chain.in_bytes < sizeof h) {
             virtio_broken(&s->dev);
             return;
@@ -167,7 +167,7 @@ static void take(struct stream *s, const struct vq_chain *chain) {
 static void notify(struct virtio_dev *d, unsigned queue) {
     struct stream *s = (struct stream *)d;
     struct vq_chain chain;
-    while (queue == TX && virtio_pop(d, TX, &chain) == 1) {
+    for (unsigned n = d->ops->entries; queue == TX && n && virtio_pop(d, TX, &chain) == 1; n--) {
         take(s, &chain);
         if (!virtio_running(d)) return;
         virtio_push(d, TX, &chain, 0);
@@ -227,7 +227,7 @@ static void save(struct virtio_dev *d, struct state_out *out) {
             .open_record = c->open_record};
         state_put(out, &k, sizeof k);
         state_put(out, c->to_guest + (left ? c->guest_at : 0), left);
-        state_put(out, c->to_host, c->host_bytes);
+        state_put(out, c->to_host + c->host_at, c->host_bytes);
     }
 }
 

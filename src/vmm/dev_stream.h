@@ -37,9 +37,9 @@ struct stream_conn {
     uint8_t *to_guest;                      /* STREAM_PACKET_MAX bytes */
     uint32_t guest_at, guest_bytes;
     bool guest_message; /* the bytes above are (the rest of) a packet */
-    uint8_t *to_host; /* 2 * STREAM_WINDOW bytes: records of u32 length and bytes; the last may still grow */
-    uint32_t host_bytes, host_payload, taken;
-    int32_t open_record; /* where the growing record begins, or -1 */
+    uint8_t *to_host; /* 2 * STREAM_WINDOW bytes; from host_at on: records of u32 length and bytes; the last may still grow */
+    uint32_t host_at, host_bytes, host_payload, taken;
+    int32_t open_record; /* where the growing record begins, counted from host_at, or -1 */
 };
 struct stream {
     struct virtio_dev dev;

@@ -24,7 +24,8 @@ struct virtio_ops {
     uint64_t features; /* besides VERSION_1 */
     /* Read n bytes (1…8) at offset of the configuration space; what is beyond its end is 0. */
     void (*config)(struct virtio_dev *, uint32_t offset, void *to, unsigned n);
-    /* The driver put something into queue. */
+    /* The driver put something into queue. Take at most as many requests as a queue has entries: what is added meanwhile, by another vCPU, has a
+     * notification of its own, and a device that a guest could keep busy for ever would never let the machine be paused. */
     void (*notify)(struct virtio_dev *, unsigned queue);
     void (*reset)(struct virtio_dev *); /* or NULL: forget what belonged to the driver's session */
     /* What a snapshot keeps besides the transport; or NULL. load: 0, or -1 for a state that cannot be. */

@@ -19,6 +19,9 @@ int net_attach(struct virtio_dev *, int fd, uint64_t mac, struct err *); /* mac 
 /* ---- rng: getrandom(2), at most 4 KiB a request ---- */
 struct virtio_dev *rng_make(const struct guest_memory *, struct virtio_irq);
 
+/* ---- balloon: free page reporting only ---- */
+struct virtio_dev *balloon_make(const struct guest_memory *, struct virtio_irq);
+
 /* ---- stream: virtio-vsock, ended in the VMM. A connection is a descriptor of the driver here and a vsock connection inside. Only the host opens
  * connections; what the guest asks for by itself is reset. host_port is the driver's name for a connection. ---- */
 struct virtio_dev *stream_make(const struct guest_memory *, struct virtio_irq, struct loop *);

@@ -29,7 +29,7 @@ static const unsigned long vcpu_ioctls[] = {KVM_RUN, KVM_SIGNAL_MSI};
 /* Besides those: the loop thread talks to the driver, makes machines, forks and writes snapshots. */
 static const int loop_calls[] = {SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_create1), SCMP_SYS(eventfd2),
                                  SCMP_SYS(fstat), SCMP_SYS(newfstatat), SCMP_SYS(lseek), SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(ftruncate),
-                                 SCMP_SYS(madvise), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(pipe2),
+                                 SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(pipe2),
                                  SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(restart_syscall), SCMP_SYS(fsync)};
 static const unsigned long loop_ioctls[] = {
     KVM_CREATE_VM, KVM_CHECK_EXTENSION, KVM_GET_SUPPORTED_CPUID, KVM_SET_TSS_ADDR, KVM_ENABLE_CAP, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU, KVM_SET_CPUID2,
@@ -56,6 +56,8 @@ static int allow_loop(scmp_filter_ctx c) {
     bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_EQ, COPY));
     bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
     bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1, SCMP_A2(SCMP_CMP_EQ, MADV_HUGEPAGE));
+    bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1, SCMP_A2(SCMP_CMP_EQ, MADV_DONTDUMP));
     bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A2(SCMP_CMP_EQ, SIGUSR1));
     bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_GETFL));
     bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1, SCMP_A1(SCMP_CMP_EQ, F_SETFL));
@@ -86,6 +88,7 @@ int filters_build(struct err *e) {
         if (!c) return err_sys(e, ENOMEM, "system call filter");
         int bad = allow(c, vcpu_calls, sizeof vcpu_calls / sizeof *vcpu_calls, vcpu_ioctls, sizeof vcpu_ioctls / sizeof *vcpu_ioctls);
         if (f == FILTER_LOOP) bad |= allow_loop(c);
+        bad |= seccomp_rule_add(c, SCMP_ACT_ALLOW, SCMP_SYS(madvise), 1, SCMP_A2(SCMP_CMP_EQ, MADV_DONTNEED)); /* a page that the guest gave back */
         const int built = bad ? err_set(e, ERR_INTERNAL, "a system call filter cannot be built") : compile(c, &program[f], e);
         seccomp_release(c);
         if (built < 0) return -1;

@@ -59,6 +59,7 @@ int machine_configure(struct machine *m, uint64_t memory_bytes, unsigned vcpus, 
     if (memory_make(&m->memory, memory_bytes, track, e) < 0) return -1;
     m->vcpus = vcpus;
     m->device[DEVICE_RNG] = rng_make(&m->memory, line(m, DEVICE_RNG));
+    m->device[DEVICE_BALLOON] = balloon_make(&m->memory, line(m, DEVICE_BALLOON));
     m->device[DEVICE_STREAM] = stream_make(&m->memory, line(m, DEVICE_STREAM), &m->loop);
     return 0;
 }

@@ -17,7 +17,8 @@
 #define MACHINE_DEVICE_ADDRESS 0xd0000000u /* window i begins at + i * VIRTIO_WINDOW */
 #define MACHINE_DEVICE_LINE 5u             /* and raises this line + i */
 #define MACHINE_DEVICES_MAX 8
-enum { DEVICE_RNG, DEVICE_STREAM, DEVICE_NET, DEVICE_DISK }; /* windows; disk i is DEVICE_DISK + i */
+enum { DEVICE_RNG, DEVICE_STREAM, DEVICE_NET, DEVICE_DISK, DEVICE_BALLOON = DEVICE_DISK + VMM_DISKS_MAX }; /* windows; disk i is DEVICE_DISK + i */
+_Static_assert(DEVICE_BALLOON < MACHINE_DEVICES_MAX, "a window for each");
 
 struct machine;
 struct vcpu {

@@ -39,7 +39,8 @@ static void raised(void *arg, unsigned line) {
 static inline struct virtio_irq fuzz_irq(struct fuzz *f) { return (struct virtio_irq){.raise = raised, .arg = f, .line = 7}; }
 
 static inline void fuzz_begin(struct fuzz *f, const uint8_t *data, size_t n) {
-    *f = (struct fuzz){.at = data, .end = data + n, .memory = {.base = calloc(1, GUEST_BYTES), .bytes = GUEST_BYTES}};
+    *f = (struct fuzz){.at = data, .end = data + n, .memory = {.base = aligned_alloc(MEMORY_PAGE, GUEST_BYTES), .bytes = GUEST_BYTES}};
+    memset(f->memory.base, 0, GUEST_BYTES); /* aligned as the real one is: the balloon gives pages back */
     f->memory.dirty = f->dirty;
 }
 

@@ -33,7 +33,7 @@ def test_devices(start, guest, disks, tmp_path):
     vmm = start().boot(guest, "devices", disks=disks, net=theirs.fileno())
     said = vmm.console_has("done").split("\n")
     assert [line for line in said if line.startswith("bad")] == []
-    assert len([line for line in said if line.startswith("ok")]) == 18
+    assert len([line for line in said if line.startswith("ok")]) == 20
     assert (tmp_path / "disk").read_bytes()[4096:8192] == b"w" * 4096
     assert (tmp_path / "ro").read_bytes().startswith(b"read only")
     ours.close(), theirs.close()

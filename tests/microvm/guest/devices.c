@@ -76,6 +76,17 @@ static void net(void) {
     say("net frame", n == 12 + 100 && text_is((char *)back + 12, "a frame from the host") && back[10] == 1);
 }
 
+static void balloon(void) {
+    volatile u64 *page = (u64 *)0x800000;
+    say("balloon start", device_id(W_BALLOON) == 5 && device_start(W_BALLOON, 1 << 5, ring, 3) == 0);
+    page[0] = page[511] = page[512] = page[1023] = 77;
+    const struct part parts[] = {{(void *)0x800000, 4096, 1}, {(void *)0x801008, 4096, 1}}; /* the second holds no whole page */
+    ring_add(ring + 2, 0, parts, 2);
+    device_notify(W_BALLOON, 2);
+    (void)ring_wait(ring + 2);
+    say("balloon page", page[0] == 0 && page[511] == 0 && page[512] == 77 && page[1023] == 77);
+}
+
 static void interrupt(void) {
     interrupts_on(5 + W_RNG);
     say("irq start", device_start(W_RNG, 0, ring, 1) == 0);
@@ -101,6 +112,7 @@ void run_devices(void) {
     rng();
     disks();
     net();
+    balloon();
     interrupt();
     print("done\n");
 }

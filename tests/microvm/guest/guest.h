@@ -32,7 +32,7 @@ u32 random_next(u64 *state);
 
 /* ---- virtio (virtio.c) ---- */
 #define WINDOW(i) (0xd0000000ull + 0x1000ull * (i))
-enum { W_RNG, W_STREAM, W_NET, W_DISK };
+enum { W_RNG, W_STREAM, W_NET, W_DISK, W_BALLOON = W_DISK + 4 };
 #define Q_ENTRIES 16
 
 struct ring {

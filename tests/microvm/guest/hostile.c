@@ -25,7 +25,7 @@ static void descriptors(struct ring *r, u64 *s) {
 }
 
 static void device(unsigned window, u64 *s) {
-    const unsigned queues = window == W_STREAM ? 3 : window == W_NET ? 2 : 1;
+    const unsigned queues = window == W_STREAM || window == W_BALLOON ? 3 : window == W_NET ? 2 : 1;
     if (device_start(window, random_next(s) & 1 ? 0 : random_next(s), ring, queues) < 0) return;
     for (unsigned i = 0; i < 4; i++) {
         const unsigned q = random_next(s) % queues;
@@ -59,7 +59,7 @@ static void elsewhere(u64 *s) {
 void run_hostile(u64 seed, u64 rounds) {
     u64 s = seed * 0x9e3779b97f4a7c15ull + 1;
     for (u64 i = 0; i < rounds; i++) {
-        const unsigned window = random_next(&s) % 6;
+        const unsigned window = random_next(&s) % 8;
         if (i % 4 == 0) registers_of(window, &s);
         else if (i % 4 == 1) elsewhere(&s);
         else device(window, &s);

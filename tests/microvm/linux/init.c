@@ -1,6 +1,7 @@
 /* PID 1 of the Linux guest of the ring: loads the modules of the virtio devices, says what it found, and answers packets on vsock port 5.
  *   "e…" the same bytes      "c" a counter of a process of its own, one higher      "l" the next line of an open file
  *   "w N" writes N pages     "n" how many of them still hold what was written       "r" 16 bytes of getrandom
+ *   "m N" writes N MiB and frees them
  *   "d" what the disks said  "k" CPUs online   "t" CLOCK_MONOTONIC in ms            "b" counts of a thread that never stops   "q" reboots */
 #include <errno.h>
 #include <fcntl.h>
@@ -101,6 +102,13 @@ static size_t answer(const char *in, size_t n, char *out) {
     case 'n':
         for (k = 0; k < pages_written; k++) v += pages[k * 4096 + 4095] == k % 251 + 1;
         return number(out, v);
+    case 'm': {
+        const size_t size = strtoul(in + 1, NULL, 10) << 20;
+        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        memset(p, 1, size);
+        munmap(p, size);
+        return number(out, size);
+    }
     case 'r': return syscall(SYS_getrandom, out, 16, 0) == 16 ? 16 : 0;
     case 'd': return (size_t)sprintf(out, "%s", report);
     case 'k': return number(out, (unsigned long)sysconf(_SC_NPROCESSORS_ONLN));

@@ -31,7 +31,7 @@ MACHINE = ["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max,-xsave", "-s
 OUTER_SECONDS = 1500
 LEAST_TESTS = 15
 L1_MODULES = ["irqbypass", "kvm", "kvm-amd"]
-L2_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "vmw_vsock_virtio_transport", "erofs", "overlay"]
+L2_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "vmw_vsock_virtio_transport", "erofs", "overlay"]
 
 
 # ---- files ----

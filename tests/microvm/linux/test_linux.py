@@ -147,6 +147,23 @@ def test_snapshot_and_restore_after_the_vmm_is_gone(template, build):
     back.close()
 
 
+def test_memory_that_the_guest_frees_comes_back(template):
+    end = template.connect(5, 750)
+    child, other, _ = copy_of(template, 750)
+
+    def private():
+        return int(next(line for line in open(f"/proc/{child.pid}/smaps_rollup") if line.startswith("Private_Dirty")).split()[1])
+
+    before = private()
+    talk(other, b"m40")  # 40 MiB, written and freed
+    full, deadline = private(), time.monotonic() + 60
+    while private() > full - (20 << 10) and time.monotonic() < deadline:
+        time.sleep(0.5)  # the kernel reports free blocks every two seconds
+    print(f"private: {before >> 10} MiB, {full >> 10} MiB with 40 MiB more, {private() >> 10} MiB after they were freed")
+    assert full - before > 30 << 10 and private() < full - (20 << 10)
+    child.close(), end.close()
+
+
 def test_reboot_ends_the_machine(template):
     end = template.connect(5, 800)
     child, other, _ = copy_of(template, 800)

@@ -190,9 +190,9 @@ static int do_fork(struct control *c, struct request *r, struct err *e) {
     if (r->m.arg[0] & VMM_FORK_UID && !jail_may_change_user()) return err_set(e, ERR_PERMISSION, "this VMM was not started to have children of other users");
     const int64_t from = monotonic_us();
     if (hold(m, &ran, e) < 0) return -1;
-    if (machine_save(m, e) < 0 || machine_harvest(m, e) < 0) return -1;
+    const int saved = machine_save(m, e) < 0 || machine_harvest(m, e) < 0 ? -1 : 0;
     const int64_t before = monotonic_us();
-    const pid_t pid = fork();
+    const pid_t pid = saved < 0 ? -1 : fork();
     const int why = errno;
     if (pid == 0) {
         child_start(c, r);
@@ -201,6 +201,7 @@ static int do_fork(struct control *c, struct request *r, struct err *e) {
     const int64_t after = monotonic_us();
     struct err other;
     if (ran) (void)machine_resume(m, &other);
+    if (saved < 0) return -1;
     if (pid < 0) return err_sys(e, why, "fork");
     r->m.arg[0] = (uint64_t)pid, r->m.arg[1] = (uint64_t)(after - before), r->m.arg[2] = (uint64_t)(monotonic_us() - from);
     return 0;

@@ -187,7 +187,7 @@ void machine_over(struct machine *m, enum vmm_end end, const char *fmt, ...) {
         va_start(ap, fmt);
         (void)vsnprintf(m->end_text, sizeof m->end_text, fmt, ap);
         va_end(ap);
-        m->end = end;
+        __atomic_store_n(&m->end, end, __ATOMIC_RELAXED);
     }
     /* Nothing of the guest runs from here on; the loop pauses the others. */
     __atomic_store_n(&m->pause, true, __ATOMIC_SEQ_CST);

@@ -1,7 +1,9 @@
 #include <errno.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "vmm/filters.h"
 #include "vmm/machine.h"
 
@@ -37,10 +39,21 @@ static void park(struct vcpu *v) {
     pthread_mutex_unlock(&m->lock);
 }
 
+#define AGAIN_MAX 10000u /* in a second: a vCPU that waits for its start is told so when something wakes it; one that cannot run, at once and always */
+
+/* KVM_RUN says EAGAIN: true when it has been saying nothing else. */
+static bool stuck(int64_t *since_ms, unsigned *times) {
+    const int64_t now = monotonic_ms();
+    if (now - *since_ms > 1000) *since_ms = now, *times = 0;
+    return ++*times > AGAIN_MAX;
+}
+
 void *vcpu_thread(void *arg) {
     struct vcpu *v = arg;
     struct machine *m = v->machine;
     struct err e;
+    int64_t since_ms = 0;
+    unsigned times = 0;
     if (filters_apply(FILTER_VCPU, &e) < 0) machine_over(m, VMM_END_KVM_ERROR, "%s", e.text);
     for (;;) {
         const bool pause = __atomic_load_n(&m->pause, __ATOMIC_ACQUIRE);
@@ -48,11 +61,11 @@ void *vcpu_thread(void *arg) {
         if (ioctl(v->fd, KVM_RUN, 0) == 0) {
             v->exits++;
             exit_serve(v);
-        } else if (errno == EINTR && pause) {
+        } else if (pause && (errno == EINTR || __atomic_load_n(&m->end, __ATOMIC_RELAXED) != VMM_END_NONE)) { /* over: KVM_RUN may fail for ever */
             park(v);
             v->run->immediate_exit = 0;
-        } else if (errno != EINTR && errno != EAGAIN) {
-            machine_over(m, VMM_END_KVM_ERROR, "KVM_RUN: error %d", errno);
+        } else if (errno != EINTR && (errno != EAGAIN || stuck(&since_ms, &times))) {
+            machine_over(m, VMM_END_KVM_ERROR, "KVM_RUN: %s", errno == EAGAIN ? "the kernel has no task or memory for it" : strerrordesc_np(errno));
         }
     }
     return NULL;

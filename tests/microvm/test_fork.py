@@ -157,6 +157,39 @@ def test_user_changes_only_where_the_vmm_was_started_for_it(serving):
     assert vmm.ask("STATUS").arg[0] == N["VMM_RUNNING"]
 
 
+def test_a_machine_that_never_ran(start, guest):
+    vmm = start().boot(guest, "hello", vcpus=2, resume=False)
+    child, _ = vmm.fork()
+    child.ask("RESUME")
+    assert "bye" in child.console_has("bye")
+    assert vmm.console() == ""
+    vmm.ask("RESUME")
+    assert vmm.console_has("bye") == child.console()
+
+
+def test_no_process_left_for_a_fork(start, guest):
+    """The limit of processes is reached: the fork is refused, the machine goes on."""
+    vmm = start(uid=64322, tasks=3).boot(guest, "tick 10")  # the loop, a vCPU, and the worker that newer kernels put into the process
+    vmm.console_has(".")
+    with pytest.raises(Refused):
+        vmm.fork()
+    exits = vmm.ask("STATUS").arg[1]
+    while vmm.ask("STATUS").arg[1] == exits:
+        pass
+    assert vmm.ask("STATUS").arg[0] == N["VMM_RUNNING"]
+
+
+def test_no_task_left_for_the_kernel(start, guest):
+    """A kernel that needs a worker for a machine and gets none cannot run it: that is said, and nothing spins."""
+    vmm = start(uid=64323, tasks=2).boot(guest, "tick 10")
+    deadline = time.monotonic() + 20
+    while not vmm.console() and vmm.ask("STATUS").arg[0] == N["VMM_RUNNING"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if not vmm.console():  # kernels before 6.13 have no such worker, and run
+        ended = vmm.event()
+        assert ended.type == N["VMM_ENDED"] and ended.arg[0] == N["VMM_END_KVM_ERROR"] and ended.text.startswith(b"KVM_RUN: ")
+
+
 def test_forks_of_a_busy_guest(start, guest):
     vmm = start().boot(guest, "tick 100", vcpus=2)
     vmm.console_has(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
 import select
 import socket
 import struct
@@ -59,12 +60,14 @@ class Vmm:
         self.pid = ready.arg[0]
 
     @classmethod
-    def start(cls, build: Path, *extra: str, uid: int = UID, stderr=None) -> "Vmm":
+    def start(cls, build: Path, *extra: str, uid: int = UID, stderr=None, tasks: Optional[int] = None) -> "Vmm":
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
         def places() -> None:
             high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in (theirs.fileno(), kvm)]
             os.dup2(high[0], 3), os.dup2(high[1], 4)
+            if tasks:
+                resource.setrlimit(resource.RLIMIT_NPROC, (tasks, tasks))
 
         process = subprocess.Popen([str(build / "src/vmm/cella-vmm"), "--user", f"{uid}:{uid}", *extra], preexec_fn=places, pass_fds=[3, 4],
                                    stdin=subprocess.DEVNULL, stderr=stderr)

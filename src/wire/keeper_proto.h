@@ -10,8 +10,8 @@
 #pragma once
 #include <stdint.h>
 
-#define KEEPER_PROTO 2
-#define KEEPER_MAGIC 0x43454c02u /* "CEL", version 2 */
+#define KEEPER_PROTO 3
+#define KEEPER_MAGIC 0x43454c03u /* "CEL", version 3 */
 #define KEEPER_SLOTS 32          /* contexts of a cell */
 #define KEEPER_CELLS_MAX 8192
 #define KEEPER_ID 40             /* "sbx_" + 32 hex + NUL, padded */
@@ -48,8 +48,30 @@ enum keeper_op {
     KEEPER_THAW_CALLS, /* cell, serial, slot; fd: a memory file with a struct keeper_calls; the keeper writes the results into it */
     KEEPER_THAW_RUN,   /* cell, serial, slot -> notes: threads, descriptors, registers as the state says; then it runs */
     KEEPER_CELL_RENAME, /* cell, serial, id: it has this id from now on, and the cell that had it until now is destroyed: one step, never half */
+    /* Machines: cells that are virtual machines (cella-vmm, wire/vmm_proto.h). The keeper starts the monitors, holds their control sockets, limits them as
+     * a group and keeps their disks as layers (one file "disk.img" in each); what is said inside (wire/machine_proto.h) is the daemon's. Such a cell has
+     * a serial and an index like every other; DESTROY, LIMITS (of the group: memory is what is given here plus what the monitor needs), FREEZE,
+     * STATS, RENAME, LIST, CAPTURE (also with HOLD), CAPTURE_DROP and LAYER_* mean the same for it; the other requests above refuse it.
+     * The daemon says HOLD to the guest before a capture. */
+    KEEPER_MACHINE_BOOT,     /* template, id, limits (memory_bytes: of the machine, for good), vcpus -> cell, serial: the template's kernel starts on a fresh
+                                disk; for baking */
+    KEEPER_MACHINE_BASE,     /* cell, serial, layer ("bas_" + 32 hex) -> bytes: memory, state and disk of a machine that was booted become this base, the newest of
+                                its template; the machine ends. The answer comes when all is on the disk */
+    KEEPER_MACHINE_TEMPLATE, /* template, layer (a base, or "": the newest) -> layer: its machine is restored and waits to be copied. ENOENT: there is no base;
+                                EBADMSG: it cannot be used here (text says why): bake again */
+    KEEPER_MACHINE_MAKE,     /* template, layer (as answered by MACHINE_TEMPLATE), id, limits -> cell, serial; fds: machine control, guest, context of slot 0: a copy of
+                                the template's machine with a copy of its disk; it runs. EAGAIN: MACHINE_TEMPLATE first */
+    KEEPER_MACHINE_CONNECT,  /* cell, serial, slot (port = MACHINE_HOST_CONTEXT + slot; KEEPER_SLOTS: control; KEEPER_SLOTS + 1: guest) -> fd: our end of a new
+                                connection. A guest that refuses it closes it */
+    KEEPER_MACHINE_COPY,     /* capture of a machine, id, flags (KEEPER_LAST) -> cell, serial, slots; fds: machine control, guest, one for each bit of slots, lowest
+                                first: like CAPTURE_MAKE. It runs */
+    KEEPER_MACHINE_SAVE,     /* capture, fds: state, memory (empty files of the daemon) -> bytes, layer (its base), vcpus: what the capture's machine has beyond its base; the
+                                answer comes when both are written (not synced) */
+    KEEPER_MACHINE_RESTORE,  /* template, layer (its base), files (the kept layer, "img_…"), id, limits, vcpus; fds: state, memory -> as MACHINE_COPY. The memory file must never
+                                change again. EBADMSG: refused, text says why */
     /* events, keeper -> daemon */
-    KEEPER_EVENT_FOUND = 100, /* cell, serial, id, template, slots (bit mask); fds: guest, then three for each bit, lowest first */
+    KEEPER_EVENT_FOUND = 100, /* cell, serial, id, template, slots (bit mask); fds: guest, then three for each bit, lowest first. machine set: fds as
+                                 MACHINE_COPY; layer: its base */
     KEEPER_EVENT_CONTEXT_EXIT, /* cell, serial, slot, fate, code */
     KEEPER_EVENT_CELL_GONE,    /* cell, serial, fate (KEEPER_FATE_KILLED or _OOM) */
     KEEPER_EVENT_ZYGOTE_GONE,  /* template, language: it will be baked again when needed */
@@ -72,6 +94,7 @@ enum keeper_fate { KEEPER_FATE_EXITED = 0, KEEPER_FATE_KILLED = 1, KEEPER_FATE_O
 #define KEEPER_HAS_CPU 0x20
 #define KEEPER_HAS_PIDS 0x40
 #define KEEPER_HAS_CGROUP_KILL 0x80
+#define KEEPER_HAS_KVM 0x100 /* /dev/kvm opens and makes a virtual machine; whether that boots Linux, `cella doctor` tries */
 
 struct keeper_limits {
     uint64_t memory_bytes, disk_bytes;
@@ -100,7 +123,9 @@ struct keeper_request {
     struct keeper_limits limits;
     char id[KEEPER_ID];
     char template_id[KEEPER_TEMPLATE];
-    char layer[KEEPER_ID]; /* KEEPER_CELL_MAKE: the cell starts with the files of this kept layer; "": with none */
+    char layer[KEEPER_ID]; /* KEEPER_CELL_MAKE: the cell starts with the files of this kept layer; "": with none. Machines: a base */
+    char files[KEEPER_ID]; /* KEEPER_MACHINE_RESTORE */
+    uint32_t vcpus, pad;
 };
 
 struct keeper_reply {
@@ -113,6 +138,7 @@ struct keeper_reply {
     int32_t code;
     uint32_t cold;
     uint32_t notes;  /* entries of struct keeper_note; a memory file with them is the last descriptor when there are any */
+    uint32_t machine, vcpus; /* EVENT_FOUND: 1, it is a machine */
     uint64_t zygote; /* which warm interpreter the memory descends from, a number never used again; 0: one that is gone */
     union {
         uint32_t frozen_us; /* KEEPER_CAPTURE */
@@ -123,6 +149,7 @@ struct keeper_reply {
     };
     char id[KEEPER_ID];
     char template_id[KEEPER_TEMPLATE];
+    char layer[KEEPER_ID];
 };
 
 /* What a copy of a cell does not have of its original, or has as something else. */
@@ -160,7 +187,7 @@ struct keeper_calls {
 };
 #define KEEPER_SCRATCH_ADDRESS 0x200000004000ul /* where scratch lies in the context */
 
-#define KEEPER_FDS_MAX (2 + 3 * KEEPER_SLOTS)
-_Static_assert(sizeof(struct keeper_request) == 232, "the request is part of the protocol");
-_Static_assert(sizeof(struct keeper_reply) == 432, "the reply is part of the protocol");
+#define KEEPER_FDS_MAX (2 + 3 * KEEPER_SLOTS) /* also enough for a machine */
+_Static_assert(sizeof(struct keeper_request) == 280, "the request is part of the protocol");
+_Static_assert(sizeof(struct keeper_reply) == 480, "the reply is part of the protocol");
 _Static_assert(sizeof(struct keeper_note) == 128, "a note is part of the protocol");

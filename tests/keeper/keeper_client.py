@@ -5,10 +5,10 @@ import secrets
 import socket
 import struct
 
-REQUEST = struct.Struct("<IIQIIIIiIIIQQIIII40s72s40s")
-HEAD = struct.Struct("<IIQiIIIIIIiIIQ")
-REPLY_SIZE = 432
-MAGIC = 0x43454C02
+REQUEST = struct.Struct("<IIQIIIIiIIIQQIIII40s72s40s40sII")
+HEAD = struct.Struct("<IIQiIIIIIIiIIIIQ")
+REPLY_SIZE = 480
+MAGIC = 0x43454C03
 HELLO, LIST, ZYGOTE_START, ZYGOTE_STOP, CELL_MAKE, CELL_DESTROY, CELL_LIMITS, CELL_FREEZE, CELL_STATS, CONTEXT_MAKE, \
     CONTEXT_SIGNAL, CAPTURE, CAPTURE_MAKE, CAPTURE_DROP, CAPTURE_OPEN, ZYGOTE_OPEN, LAYER_KEEP, LAYER_LIST, LAYER_DROP, \
     THAW_BEGIN, THAW_CALLS, THAW_RUN, CELL_RENAME = range(1, 24)
@@ -28,10 +28,10 @@ class Refused(Exception):
 
 class Reply:
     def __init__(self, data, fds):
-        names = "magic op tag error cell serial slot slots fate language code cold notes zygote".split()
-        self.__dict__.update(zip(names, HEAD.unpack(data[:64])))
-        self.body, self.fds = data[64:320], fds
-        self.id, self.template = data[320:360].rstrip(b"\0").decode(), data[360:].rstrip(b"\0").decode()
+        names = "magic op tag error cell serial slot slots fate language code cold notes machine vcpus zygote".split()
+        self.__dict__.update(zip(names, HEAD.unpack(data[:72])))
+        self.body, self.fds = data[72:328], fds
+        self.id, self.template = data[328:368].rstrip(b"\0").decode(), data[368:440].rstrip(b"\0").decode()
         self.text = self.body.split(b"\0")[0].decode("utf-8", "replace") if self.error else ""
 
     def stats(self):
@@ -42,8 +42,8 @@ class Reply:
         return dict(zip("features cells zygotes landlock_abi made contexts".split(), struct.unpack("<IIIIQQ", self.body[:32])))
 
 
-def request(op, tag, cell=0, serial=0, slot=0, language=0, signo=0, on=0, capture=0, flags=0, limits=LIMITS, id="", template="", layer="", magic=MAGIC):
-    return REQUEST.pack(magic, op, tag, cell, serial, slot, language, signo, on, capture, flags, *limits, 0, id.encode(), template.encode(), layer.encode())
+def request(op, tag, cell=0, serial=0, slot=0, language=0, signo=0, on=0, capture=0, flags=0, limits=LIMITS, id="", template="", layer="", files="", vcpus=0, magic=MAGIC):
+    return REQUEST.pack(magic, op, tag, cell, serial, slot, language, signo, on, capture, flags, *limits, 0, id.encode(), template.encode(), layer.encode(), files.encode(), vcpus, 0)
 
 
 class Keeper:

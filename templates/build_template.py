@@ -3,6 +3,8 @@
 
     build_template.py --state /var/lib/cella python.toml
 
+With it, where the host can run virtual machines, what the microVM driver boots (builder/machine_image.py).
+
 Prints one JSON object about the template on stdout, progress on stderr.
 Exit status: 0 built or already there, 2 wrong recipe or usage, 1 the build failed.
 """
@@ -14,11 +16,13 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 
 from builder import BUILDER_VERSION, customise, shrink
 from builder.aptsources import host_sources, proxy_options
 from builder.chroot import Runner
 from builder.errors import BuildError
+from builder.machine_image import Machine, usable_here
 from builder.progress import Progress
 from builder.recipe import Recipe, RecipeError, load
 from builder.store import Cache, Store, recipe_hash, template_id
@@ -34,6 +38,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
                         help="where built roots are kept by recipe; empty: nowhere (default: %(default)s)")
     parser.add_argument("--mirror", action="append", default=[], help="Debian mirror, instead of the sources of this host's apt")
     parser.add_argument("--rebuild", action="store_true", help="build even when this recipe was built before: takes up new package versions")
+    parser.add_argument("--machine", choices=["auto", "yes", "no"], default="auto",
+                        help="also make the files that the microVM driver boots (default: where this host can run virtual machines)")
+    parser.add_argument("--guest", help="cella-guest, for the machine (default: beside the cella program)")
+    parser.add_argument("--contexts", help="directory of the contexts' kernels, for the machine (default: the same)")
     parser.add_argument("--check", action="store_true", help="only check the recipe")
     return parser.parse_args(argv)
 
@@ -97,28 +105,57 @@ def from_cache(cache: Cache, recipe: Recipe, work: str, progress: Progress) -> d
     return manifest
 
 
+def machine(options: argparse.Namespace, manifest: dict, progress: Progress) -> str:
+    """→ "made" | "present" | "none"."""
+    why = usable_here() if options.machine == "auto" else None
+    if options.machine == "no" or why:
+        return "none"
+    state = Path(options.state).absolute()
+    progress.steps = progress.number
+    try:
+        if not options.guest or not options.contexts:
+            raise BuildError("cella-guest and the contexts' kernels are not known", "call it as `cella template build`, or give --guest and --contexts")
+        files = Machine(state / "machines" / manifest["id"], state / "templates" / manifest["id"], manifest["id"], Path(options.guest), Path(options.contexts),
+                        Path(options.cache or state / "machines") / "kernels")
+        made = files.make(progress)
+    except (BuildError, OSError) as problem:
+        if options.machine == "yes":
+            raise BuildError(f"the template is built, its machine is not: {problem}", getattr(problem, "hint", None)) from None
+        progress.say(f"note: no machine for the microVM driver: {problem}")
+        return "none"
+    if made:
+        progress.say(f"machine for the microVM driver: {', '.join(made)}")
+    return "made" if made else "present"
+
+
 def make(options: argparse.Namespace, recipe: Recipe) -> tuple[dict, str]:
-    """→ (manifest, "present" | "cached" | "built")."""
-    store, cache, progress = Store(options.state), Cache(options.cache), Progress(STEPS)
+    """→ (manifest, "present" | "cached" | "built"); the machine's state is manifest["machine"]."""
+    store, progress = Store(options.state), Progress(STEPS)
     with store.locked():
-        store.check_names(recipe)
-        present = store.manifest(recipe.name)
-        if present and present.get("recipe_sha256") == recipe_hash(recipe) and not options.rebuild:
-            store.name(present)
-            return present, "present"
-        work = store.workspace()
-        manifest = None if options.rebuild else from_cache(cache, recipe, work, progress)
-        how = "cached" if manifest else "built"
-        if manifest is None:
-            manifest = build(recipe, work, options.mirror, progress)
-        place = store.publish(work, manifest)
-        store.name(manifest)
-        progress.done()
-        if how == "built" and cache.directory and not cache.keep(manifest["recipe_sha256"], place, manifest["size_bytes"]):
-            progress.say(f"note: no copy was kept in {cache.directory} (not writable, or too little space)")
-        progress.say(f"template \"{manifest['name']}\" {manifest['id'][:12]}: {manifest['size_bytes'] / 1e6:.0f} MB, "
-                     f"{len(manifest['packages'])} packages, {progress.seconds():.0f} s")
-        return manifest, how
+        manifest, how = template(options, recipe, store, progress)
+        return manifest | {"machine": machine(options, manifest, progress)}, how
+
+
+def template(options: argparse.Namespace, recipe: Recipe, store: Store, progress: Progress) -> tuple[dict, str]:
+    cache = Cache(options.cache)
+    store.check_names(recipe)
+    present = store.manifest(recipe.name)
+    if present and present.get("recipe_sha256") == recipe_hash(recipe) and not options.rebuild:
+        store.name(present)
+        return present, "present"
+    work = store.workspace()
+    manifest = None if options.rebuild else from_cache(cache, recipe, work, progress)
+    how = "cached" if manifest else "built"
+    if manifest is None:
+        manifest = build(recipe, work, options.mirror, progress)
+    place = store.publish(work, manifest)
+    store.name(manifest)
+    progress.done()
+    if how == "built" and cache.directory and not cache.keep(manifest["recipe_sha256"], place, manifest["size_bytes"]):
+        progress.say(f"note: no copy was kept in {cache.directory} (not writable, or too little space)")
+    progress.say(f"template \"{manifest['name']}\" {manifest['id'][:12]}: {manifest['size_bytes'] / 1e6:.0f} MB, "
+                 f"{len(manifest['packages'])} packages, {progress.seconds():.0f} s")
+    return manifest, how
 
 
 def main(argv: list[str]) -> int:
@@ -140,7 +177,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\ncella: broken off; nothing was changed", file=sys.stderr)
         return 130
-    print(json.dumps({key: manifest[key] for key in ("id", "name", "aliases", "size_bytes", "languages", "created_at")} | {"how": how}))
+    print(json.dumps({key: manifest[key] for key in ("id", "name", "aliases", "size_bytes", "languages", "created_at", "machine")} | {"how": how}))
     return 0
 
 

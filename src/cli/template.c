@@ -15,7 +15,7 @@
 #include "cli/services.h"
 
 struct template_call {
-    const char *state, *cache;
+    const char *state, *cache, *machine;
     struct words mirrors;
     bool rebuild, check;
 };
@@ -69,8 +69,8 @@ static int find_recipe(const char *name, const char *directory, char out[PROGRAM
 /* The builder takes this program's place: its progress, exit status and JSON are the command's. */
 static int build(struct template_call *t, const char *recipe, struct err *e) {
     static struct services services;
-    char directory[PROGRAM_PATH], builder[PROGRAM_PATH + 32], path[PROGRAM_PATH];
-    if (program_directory("templates", directory, e) < 0 || find_recipe(recipe, directory, path, e) < 0 ||
+    char directory[PROGRAM_PATH], builder[PROGRAM_PATH + 32], path[PROGRAM_PATH], guest[PROGRAM_PATH], contexts[PROGRAM_PATH];
+    if (program_directory("templates", directory, e) < 0 || program_find("cella-guest", guest, e) < 0 || program_directory("contexts", contexts, e) < 0 || find_recipe(recipe, directory, path, e) < 0 ||
         services_state(&services, t->state, e) < 0)
         return -1;
     if (!t->check && geteuid() != 0)
@@ -79,9 +79,10 @@ static int build(struct template_call *t, const char *recipe, struct err *e) {
     (void)snprintf(builder, sizeof builder, "%s/build_template.py", directory);
     /* Debian's python3, not what a user's PATH says: the builder needs its tomllib (3.11) and nothing else. -I: no
      * modules from elsewhere. */
-    const char *argv[WORDS_MAX + 16] = {"/usr/bin/python3", "-B", builder, "--state", services.state};
-    size_t n = 5;
+    const char *argv[WORDS_MAX + 24] = {"/usr/bin/python3", "-B", builder, "--state", services.state, "--guest", guest, "--contexts", contexts};
+    size_t n = 9;
     if (t->cache) argv[n++] = "--cache", argv[n++] = t->cache;
+    if (t->machine) argv[n++] = "--machine", argv[n++] = t->machine;
     for (size_t i = 0; i < t->mirrors.count && n + 6 < sizeof argv / sizeof *argv; i++)
         argv[n++] = "--mirror", argv[n++] = t->mirrors.word[i];
     if (t->rebuild) argv[n++] = "--rebuild";
@@ -99,6 +100,8 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
         {"state", 's', OPTION_TEXT, &t.state, "DIR", "build: state directory (default: " STATE_DEFAULT ")"},
         {"mirror", 0, OPTION_LIST, &t.mirrors, "URL", "build: Debian mirror (default: the sources of this host's apt)"},
         {"cache", 0, OPTION_TEXT, &t.cache, "DIR", "build: where built roots are kept; \"\" for nowhere"},
+        {"machine", 0, OPTION_TEXT, &t.machine, "WHEN",
+         "build: also the files of the microVM driver: auto (where this host runs virtual machines), yes or no"},
         {"rebuild", 0, OPTION_FLAG, &t.rebuild, NULL,
          "build: also when this recipe was built before (new package versions)"},
         {"check", 0, OPTION_FLAG, &t.check, NULL, "build: only check the recipe"},

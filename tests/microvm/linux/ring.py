@@ -8,7 +8,6 @@ installed anywhere. --native runs the Linux tests on this machine's own KVM inst
 from __future__ import annotations
 
 import argparse
-import lzma
 import os
 import re
 import shutil
@@ -19,12 +18,14 @@ import tempfile
 import time
 import xml.etree.ElementTree as xml
 from pathlib import Path
-from typing import Dict, Iterable, List
+from typing import List
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-from kernel_elf import kernel_elf  # noqa: E402
+sys.path.insert(0, str(ROOT / "templates"))
+from builder.cpio import Cpio  # noqa: E402
+from builder.kernel_elf import kernel_elf  # noqa: E402
+from builder.kernel_package import fetch, modules, put_modules  # noqa: E402
 
 PYTHON = "/usr/bin/python3"
 MACHINE = ["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max,-xsave", "-smp", "1", "-m", "4096"]  # two threads hung in 2 % of boots
@@ -32,114 +33,6 @@ OUTER_SECONDS = 1500
 LEAST_TESTS = 15
 L1_MODULES = ["irqbypass", "kvm", "kvm-amd"]
 L2_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "vmw_vsock_virtio_transport", "erofs", "overlay"]
-
-
-# ---- files ----
-
-class Cpio:
-    """A newc archive, as the kernel unpacks it."""
-
-    def __init__(self, path: Path):
-        self.out, self.number, self.made = open(path, "wb"), 0, set()
-
-    def put(self, name: str, mode: int, data: bytes = b"", device=(0, 0)) -> None:
-        if name in self.made:
-            return
-        self.made.add(name)
-        self.number += 1
-        fields = (self.number, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(name) + 1, 0)
-        head = b"070701" + b"".join(b"%08X" % n for n in fields) + name.encode() + b"\0"
-        self.out.write(head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4))
-
-    def directory(self, name: str) -> None:
-        if name in ("", "."):
-            return
-        self.directory(os.path.dirname(name))
-        self.put(name, stat.S_IFDIR | 0o755)
-
-    def file(self, name: str, data: bytes, mode: int = 0o644) -> None:
-        name = name.lstrip("/")
-        self.directory(os.path.dirname(name))
-        self.put(name, stat.S_IFREG | mode, data)
-
-    def copy(self, source: Path, name: str = "") -> None:
-        self.file(name or str(source), source.read_bytes(), 0o755 if os.access(source, os.X_OK) else 0o644)
-
-    def program(self, path: str, name: str = "") -> None:
-        """A program of this host with the libraries it names."""
-        self.copy(Path(path).resolve(), name or path)
-        said = subprocess.run(["ldd", path], capture_output=True, text=True).stdout
-        for library in re.findall(r"(/\S+) \(0x", said):
-            self.copy(Path(library).resolve(), library)
-
-    def tree(self, source: Path, name: str, skip: Iterable[str] = ("__pycache__",)) -> None:
-        for path in sorted(source.rglob("*")):
-            if path.is_file() and not any(part in skip for part in path.parts):
-                self.copy(path, f"{name}/{path.relative_to(source)}")
-
-    def close(self) -> None:
-        self.put("TRAILER!!!", 0)
-        self.out.close()
-
-
-# ---- the kernel ----
-
-def apt(cache: Path, backports: bool) -> List[str]:
-    """Options of apt: none, or a state of its own that knows Debian's backports only (they hold 6.12)."""
-    if not backports:
-        return []
-    own = cache / "apt"
-    for name in ("lists/partial", "cache/archives/partial"):
-        (own / name).mkdir(parents=True, exist_ok=True)
-    (own / "sources.list").write_text("deb http://deb.debian.org/debian bookworm-backports main\n")
-    options = ["-o", f"Dir::Etc::sourcelist={own}/sources.list", "-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={own}/lists", "-o", f"Dir::Cache={own}/cache"]
-    subprocess.run(["apt-get", *options, "update"], check=True, stdout=subprocess.DEVNULL)
-    return options
-
-
-def fetch(cache: Path, backports: bool = False) -> Path:
-    """The unpacked package of the newest cloud kernel that apt knows."""
-    there = cache / ("kernel-backports" if backports else "kernel")
-    if not list(there.glob("boot/vmlinuz-*")):
-        cache.mkdir(parents=True, exist_ok=True)
-        options = apt(cache, backports)
-        depends = subprocess.run(["apt-cache", *options, "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=True).stdout
-        package = re.search(r"Depends: (linux-image-\S+)", depends).group(1)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            subprocess.run(["apt-get", *options, "download", package], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
-            subprocess.run(["dpkg-deb", "-x", str(next(Path(scratch).glob("*.deb"))), str(there)], check=True)
-    release = next((there / "lib/modules").iterdir()).name
-    if not (there / "lib/modules" / release / "modules.dep").exists():
-        subprocess.run(["depmod", "-b", str(there), release], check=True)
-    return there
-
-
-def modules(kernel: Path, wanted: List[str]) -> List[Path]:
-    """These modules and what they need, in the order to load them."""
-    base = next((kernel / "lib/modules").iterdir())
-    needs: Dict[str, List[str]] = {}
-    for line in (base / "modules.dep").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        needs[name] = rest.split()
-    by_name = {Path(name).name.split(".ko")[0].replace("-", "_"): name for name in needs}
-    ordered: List[str] = []
-
-    def add(name: str) -> None:
-        for other in needs[name]:
-            add(other)
-        if name not in ordered:
-            ordered.append(name)
-
-    for name in wanted:
-        add(by_name[name.replace("-", "_")])
-    return [base / name for name in ordered]
-
-
-def put_modules(cpio: Cpio, paths: List[Path]) -> None:
-    """Plain .ko files (6.12 packs them), and the order to load them in."""
-    for path in paths:
-        cpio.file(f"modules/{path.stem if path.suffix == '.xz' else path.name}", lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes())
-    cpio.file("modules/order", "".join(f"{path.stem if path.suffix == '.xz' else path.name}\n" for path in paths).encode())
 
 
 def inner_files(kernel: Path, cache: Path) -> Path:
@@ -155,7 +48,7 @@ def inner_files(kernel: Path, cache: Path) -> Path:
     for name in ("dev", "proc", "sys", "modules"):
         cpio.directory(name)
     cpio.put("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
-    put_modules(cpio, modules(kernel, L2_MODULES))
+    put_modules(cpio.file, modules(kernel, L2_MODULES))
     cpio.file("lines", "".join(f"line {i}\n" for i in range(1, 500)).encode())
     cpio.close()
     return out
@@ -207,7 +100,7 @@ def outer_image(kernel: Path, files: Path, build: Path, arguments: List[str], pa
     for one in ("py.py",):
         if (packages / one).exists():
             cpio.copy(packages / one)
-    put_modules(cpio, modules(kernel, L1_MODULES))
+    put_modules(cpio.file, modules(kernel, L1_MODULES))
     cpio.program(str(build / "src/vmm/cella-vmm"), "tree/build/src/vmm/cella-vmm")
     for name in ("microvm-guest", "test_vmm_jail"):
         cpio.program(str(build / "tests/microvm" / name), f"tree/build/tests/microvm/{name}")

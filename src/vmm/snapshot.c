@@ -13,6 +13,7 @@
 
 #define RUN_PAGES_MAX 256u  /* one write */
 #define MAP_PAGES_MIN 64u   /* a shorter run of kept pages is read, a longer one mapped: about where a fault per page costs more than the copy */
+#define READY_PAGES_MAX 16384u /* 64 MiB of mapped pages are in the page tables before the machine runs: at 0.1 us each, well under what a fault costs */
 #define MAPS_MAX 1024u      /* the kernel allows 65,530 areas; a machine is not to come near */
 
 static int write_all(int fd, const void *from, size_t n, uint64_t at) {
@@ -117,8 +118,19 @@ static int map(struct guest_memory *m, int fd, uint64_t page, uint64_t pages, st
     return 0;
 }
 
+/* What a machine wrote since its base is what it works with: it finds those pages in place instead of faulting on each. What goes beyond the bound is
+ * only read ahead. Advice: a kernel that does not take it (MADV_POPULATE_READ is of Linux 5.14) costs time only. */
+static void prefetch(const struct guest_memory *m, uint64_t page, uint64_t pages, uint64_t *ready) {
+    void *at = m->base + page * MEMORY_PAGE;
+    const uint64_t now = READY_PAGES_MAX - *ready < pages ? READY_PAGES_MAX - *ready : pages;
+    (void)madvise(at, pages * MEMORY_PAGE, MADV_WILLNEED);
+    if (now) (void)madvise(at, now * MEMORY_PAGE, MADV_POPULATE_READ);
+    *ready += now;
+}
+
 /* The pages that the changed machine keeps, over its base. */
 static int lay_over(struct guest_memory *m, int fd, const uint64_t *kept, uint64_t *pages, uint64_t *maps, struct err *e) {
+    uint64_t ready = 0;
     for (uint64_t at = 0, n; at < memory_pages(m); at += n ? n : 1) {
         n = 0;
         if (!kept[at / 64] && at % 64 == 0) {
@@ -130,6 +142,7 @@ static int lay_over(struct guest_memory *m, int fd, const uint64_t *kept, uint64
         *pages += n;
         if (n >= MAP_PAGES_MIN && *maps < MAPS_MAX) {
             if (map(m, fd, at, n, e) < 0) return -1;
+            prefetch(m, at, n, &ready);
             ++*maps;
         } else if (read_all(fd, m->base + at * MEMORY_PAGE, n * MEMORY_PAGE, at * MEMORY_PAGE) < 0) {
             return err_set(e, ERR_IMAGE, "the memory file ends too early");

@@ -1,167 +1,326 @@
 #!/usr/bin/env python3
-"""The emulated ring: a machine with a working KVM, made by QEMU (TCG with nested SVM), in which a stock Debian kernel runs under cella-vmm.
+"""The emulated ring: a machine with a working KVM, made by QEMU (TCG with nested SVM), in which this build's programs run stock Debian kernels.
 
-    ring.py [--cache DIR] [--build BUILD] [--backports] [--native] [PYTEST ARGUMENT...]        last line: N passed, N failed
+    ring.py [OPTION…] [PART…] [-- PYTEST ARGUMENT…]                          last line: N passed, N failed
 
-The outer machine boots the Debian cloud kernel with an initramfs that holds this tree's VMM, its tests, Python and pytest from this host; nothing is
-installed anywhere. --native runs the Linux tests on this machine's own KVM instead. The kernel is fetched once by apt into the cache."""
+      vmm     cella-vmm by itself with a small Linux (test_linux.py, test_fork.py): pytest runs inside the outer machine
+      bare    cella-vmm by itself with the bare-metal guest (tests/microvm): the same; for a host without a /dev/kvm
+      cells   keeper and daemon with microvm cells (tests/microvm/cells): they run inside, pytest here, over HTTP
+      suite   tests of the other rings that speak HTTP only (SUITE below), against that daemon
+
+Without a part: vmm, cells and suite. Of cells the core set; --all for the rest too. --up starts the outer machine with keeper and daemon and waits;
+--native runs vmm, cells and suite on this machine's own KVM. The disk with templates is made of --state, and kept in the cache together with what the
+first start bakes (disks.py). A part whose outer machine hangs is run once more, which is said."""
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
-import re
 import shutil
-import stat
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as xml
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List
+from typing import Callable, Dict, Iterator, List
+
+import disks
+from outer import PYTHON, ROOT, Outer, make_image  # first: it knows where the others are
+from builder.cpio import Cpio
+from builder.kernel_elf import kernel_elf
+from builder.kernel_package import fetch, image, modules, put_modules, release
+from support.agent import Gone
+from support.outer import OuterServer
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
-sys.path.insert(0, str(ROOT / "templates"))
-from builder.cpio import Cpio  # noqa: E402
-from builder.kernel_elf import kernel_elf  # noqa: E402
-from builder.kernel_package import fetch, modules, put_modules  # noqa: E402
-
-PYTHON = "/usr/bin/python3"
-MACHINE = ["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max,-xsave", "-smp", "1", "-m", "4096"]  # two threads hung in 2 % of boots
-OUTER_SECONDS = 1500
-LEAST_TESTS = 15
-L1_MODULES = ["irqbypass", "kvm", "kvm-amd"]
+PARTS = ("vmm", "cells", "suite")
+LEAST = {"vmm": 15, "bare": 15, "cells": 15, "suite": 15}
+PART_SECONDS = {"vmm": 900, "bare": 900, "cells": 1500, "suite": 1500}
 L2_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "vmw_vsock_virtio_transport", "erofs", "overlay"]
+BAKED_FROM = ("src/vmm", "src/keeper", "src/driver", "src/wire")  # and machine.json: guest, contexts, kernel, template
 
+#: Tests of the other rings that only speak HTTP and say nothing about the process driver.
+SUITE = ["tests/api/test_exec.py", "tests/api/test_files.py"]
+
+
+# ---- what is run inside ----
 
 def inner_files(kernel: Path, cache: Path) -> Path:
-    """vmlinux and l2.cpio: what cella-vmm boots."""
+    """vmlinux and l2.cpio: what test_linux.py boots."""
     out = cache / f"files-{kernel.name}"
     out.mkdir(exist_ok=True)
     if not (out / "vmlinux").exists():
-        (out / "vmlinux").write_bytes(kernel_elf(next((kernel / "boot").glob("vmlinuz-*")).read_bytes()))
+        (out / "vmlinux").write_bytes(kernel_elf(image(kernel).read_bytes()))
     init = out / "init"
     subprocess.run(["cc", "-O1", "-static", "-D_GNU_SOURCE", "-o", str(init), str(HERE / "init.c"), "-lpthread"], check=True)
     cpio = Cpio(out / "l2.cpio")
     cpio.copy(init, "init")
     for name in ("dev", "proc", "sys", "modules"):
         cpio.directory(name)
-    cpio.put("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    cpio.put("dev/console", 0o020600, device=(5, 1))
     put_modules(cpio.file, modules(kernel, L2_MODULES))
     cpio.file("lines", "".join(f"line {i}\n" for i in range(1, 500)).encode())
     cpio.close()
     return out
 
 
-# ---- the outer machine ----
-
-INIT = """#!/bin/bash
-export PATH=/usr/bin:/bin:/usr/sbin:/sbin LD_LIBRARY_PATH=/lib/x86_64-linux-gnu:/usr/lib/x86_64-linux-gnu HOME=/
-mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
-if [ "$1" != moved ]; then  # the first root can be left by nobody, and the VMM's jail leaves its root
-  mount --bind / /mnt; cd /mnt; mount --move . /; exec chroot . /init moved
-fi
-mount -t tmpfs tmp /tmp; mount -t tmpfs tmp /var/tmp; mkdir -p /dev/shm
-for module in $(cat /modules/order); do insmod /modules/$module || echo "ring: insmod $module failed"; done
-ls -l /dev/kvm
-mapfile -t arguments < /arguments
-cd /tree
-export CELLA_BUILD=/tree/build/bin CELLA_RING_FILES=/files PYTHONDONTWRITEBYTECODE=1
-/usr/bin/python3 -m pytest -v -s -p no:cacheprovider --tb=short --color=no --confcutdir=/tree/tests/microvm --junit-xml=/tmp/junit.xml "${arguments[@]}"
-echo "ring: pytest ended with $?"
-cat /tmp/junit.xml > /dev/ttyS1
-echo o > /proc/sysrq-trigger; sleep 20
-"""
+def bake(ring: "Ring", disk: Path) -> None:
+    """One create: what takes long happens once and stays on the disk."""
+    with ring.machine("bake", disk=disk, keep=True) as outer:
+        server = OuterServer(outer.agent, outer.port)
+        try:
+            server.start()
+            ring.first_cell(server)
+            server.end()
+            outer.off()
+        except BaseException:
+            ring.tell_logs(outer)
+            raise
 
 
-def outer_image(kernel: Path, files: Path, build: Path, arguments: List[str], path: Path) -> None:
-    cpio = Cpio(path)
-    for name in ("dev", "proc", "sys", "mnt", "tmp", "var/tmp", "run", "modules"):
-        cpio.directory(name)
-    cpio.put("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
-    cpio.file("init", INIT.encode(), 0o755)
-    for name in ("bash", "mount", "umount", "chroot", "cat", "ls", "mkdir", "sleep", "rm"):
-        cpio.program(shutil.which(name) or f"/usr/sbin/{name}", f"bin/{name}")
-    cpio.program("/usr/bin/bash", "bin/sh")
-    cpio.program(shutil.which("insmod") or "/usr/sbin/insmod", "sbin/insmod")
-    cpio.program(PYTHON)
-    standard = Path(subprocess.run([PYTHON, "-c", "import os; print(os.path.dirname(os.__file__))"], capture_output=True, text=True).stdout.strip())
-    cpio.tree(standard, str(standard), skip=("__pycache__", "test", "idlelib", "ensurepip", "config-3.11-x86_64-linux-gnu", "tkinter", "lib2to3"))
-    for library in (standard / "lib-dynload").glob("*.so"):
-        for needed in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", str(library)], capture_output=True, text=True).stdout):
-            cpio.copy(Path(needed).resolve(), needed)
-    packages = Path("/usr/lib/python3/dist-packages")
-    for name in ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "attr", "attrs"):
-        cpio.tree(packages / name, str(packages / name))
-    for name in ("pytest", "pluggy", "iniconfig", "packaging", "attrs"):
-        for info in packages.glob(f"{name}-*info"):
-            cpio.tree(info, str(info)) if info.is_dir() else cpio.copy(info)
-    for one in ("py.py",):
-        if (packages / one).exists():
-            cpio.copy(packages / one)
-    put_modules(cpio.file, modules(kernel, L1_MODULES))
-    cpio.program(str(build / "src/vmm/cella-vmm"), "tree/build/src/vmm/cella-vmm")
-    for name in ("microvm-guest", "test_vmm_jail"):
-        cpio.program(str(build / "tests/microvm" / name), f"tree/build/tests/microvm/{name}")
-    cpio.tree(ROOT / "tests/microvm", "tree/tests/microvm")
-    cpio.copy(ROOT / "src/wire/vmm_proto.h", "tree/src/wire/vmm_proto.h")
-    cpio.copy(files / "vmlinux", "files/vmlinux")
-    cpio.copy(files / "l2.cpio", "files/l2.cpio")
-    cpio.file("arguments", "".join(f"{one}\n" for one in arguments).encode())
-    cpio.file("etc/passwd", b"root:x:0:0:root:/:/bin/bash\n")
-    cpio.close()
+class Ring:
+    def __init__(self, options: argparse.Namespace):
+        self.options, self.cache, self.build = options, options.cache, options.build.resolve()
+        self.kernel = fetch(self.cache, options.backports_outer)
+        self.inner = inner_files(fetch(self.cache, options.backports), self.cache)
+        self.scratch = Path(tempfile.mkdtemp(prefix="cella-ring-"))
+        atexit.register(shutil.rmtree, self.scratch, ignore_errors=True)
+        self.number, self.image = 0, self.scratch / "outer.cpio"
+        self.results: Dict[str, List[xml.Element]] = {}
+
+    @contextmanager
+    def machine(self, what: str, disk: Path | None = None, keep: bool = False) -> Iterator[Outer]:
+        if not self.image.exists():
+            make_image(self.kernel, self.build, self.image, self.inner)
+        self.number += 1
+        began = time.monotonic()
+        outer = Outer(self.kernel, self.image, self.scratch / f"console-{self.number}", disk, keep)
+        say(f"outer machine for {what} is up after {time.monotonic() - began:.1f} s (kernel {release(self.kernel)})")
+        try:
+            yield outer
+        finally:
+            outer.kill()
+
+    def disk(self) -> Path:
+        began = time.monotonic()
+        fresh = disks.fresh(self.options.state, self.cache)
+        sources = disks.of_files(path for name in BAKED_FROM for path in (ROOT / name).rglob("*.[ch]"))
+        there = disks.baked(fresh, f"{sources} {self.kernel.name}", self.cache, lambda disk: bake(self, disk))
+        say(f"disk {there.name} after {time.monotonic() - began:.1f} s")
+        return there
+
+    def first_cell(self, server: OuterServer) -> None:
+        import httpx
+
+        began = time.monotonic()
+        with httpx.Client(base_url=server.url, timeout=900, trust_env=False) as client:
+            made = client.post("/v1/sandboxes", json={})
+            if made.status_code != 201:
+                raise RuntimeError(f"the first sandbox: {made.status_code} {made.text}")
+            client.delete(f"/v1/sandboxes/{made.json()['id']}")
+        say(f"first sandbox after {time.monotonic() - began:.1f} s")
+
+    def tell_logs(self, outer: Outer) -> None:
+        for name in ("keeper", "daemon"):
+            try:
+                print(f"ring: {name}.log\n{outer.agent.read(f'/state/{name}.log', 6000).decode(errors='replace')}", flush=True)
+            except (OSError, RuntimeError, Gone, ValueError) as problem:
+                print(f"ring: no {name}.log: {problem}", flush=True)
+        print(f"ring: console\n{outer.said()[-3000:]}", flush=True)
+
+    # ---- parts ----
+
+    def inside(self, part: str, arguments: List[str]) -> Path:
+        """pytest inside the outer machine."""
+        junit = self.scratch / f"{part}.xml"
+        with self.machine(part) as outer:
+            outer.watch(outer.kill)
+            command = ["cd /tree; exec", PYTHON, "-m pytest -v -s -p no:cacheprovider --tb=short --color=no --confcutdir=/tree/tests/microvm --junit-xml=/tmp/junit.xml"]
+            try:
+                outer.agent.run(" ".join([*command, *arguments]), PART_SECONDS[part], check=False, heard=lambda text: print(text, end="", flush=True),
+                                env={"CELLA_BUILD": "/tree/build/bin", "CELLA_RING_FILES": "/files"})
+                junit.write_bytes(outer.agent.read("/tmp/junit.xml"))
+            except (OSError, Gone, RuntimeError) as problem:
+                say(f"{part}: {problem}")
+                self.hung |= outer.hung
+        return junit
+
+    def outside(self, part: str, arguments: List[str], outer: Outer) -> Path:
+        """pytest here, against the daemon inside."""
+        junit = self.scratch / f"{part}.xml"
+        environment = {**os.environ, "CELLA_RING_AGENT": f"127.0.0.1:{outer.agent_port}", "CELLA_RING_PORT": str(outer.port), "CELLA_TEST_URL": outer.url,
+                       "CELLA_TEST_DRIVER": "microvm", "CELLA_BUILD": str(self.build / "bin"), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment.setdefault("CELLA_TEST_HANG_SECONDS", "400")
+        pytest = subprocess.Popen([PYTHON, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--tb=short", "--color=no", "--durations=10", f"--junit-xml={junit}", *arguments],
+                                  cwd=ROOT, env=environment)
+        outer.watch(pytest.kill)
+        try:
+            pytest.wait(PART_SECONDS[part])
+        except subprocess.TimeoutExpired:
+            say(f"{part}: no end after {PART_SECONDS[part]} s")
+            pytest.kill()
+            pytest.wait()
+        self.hung |= outer.hung
+        return junit
+
+    def run(self, part: str) -> None:
+        extra = self.options.pytest
+        if part == "vmm":
+            self.take(part, lambda: self.inside(part, extra or ["tests/microvm/linux", "tests/microvm/test_fork.py"]))
+        elif part == "bare":
+            self.take(part, lambda: self.inside(part, extra or ["tests/microvm", "--ignore=tests/microvm/linux", "--ignore=tests/microvm/cells"]))
+
+    def run_cells(self, parts: List[str]) -> None:
+        """Those that share an outer machine with keeper and daemon in it."""
+        core = [] if self.options.all else ["-m", "core"]
+        arguments = {"cells": ["tests/microvm/cells", *core], "suite": SUITE}
+        disk = self.disk()
+        left = list(parts)
+        for attempt in range(2):
+            self.hung = False
+            with self.machine("cells", disk) as outer:
+                server = OuterServer(outer.agent, outer.port)
+                try:
+                    began = time.monotonic()
+                    server.start()
+                    say(f"daemon ready after {time.monotonic() - began:.1f} s")
+                    while left and not self.hung:
+                        junit = self.outside(left[0], self.options.pytest or arguments[left[0]], outer)
+                        if not self.hung:
+                            self.results[left.pop(0)] = cases(junit)
+                except (OSError, Gone, RuntimeError, AssertionError) as problem:
+                    say(f"cells: {problem}")
+                    self.hung |= outer.hung
+                if left or any(bad(case) for part in parts for case in self.results.get(part, [])):
+                    self.tell_logs(outer)
+            if not self.hung or attempt:
+                break
+            say("the outer machine hangs; once more")
+        for part in left:
+            self.results[part] = []
+
+    def take(self, part: str, run: Callable[[], Path]) -> None:
+        self.hung = False
+        junit = run()
+        if self.hung:
+            say("the outer machine hangs; once more")
+            junit = run()
+        self.results[part] = cases(junit)
+
+    # ---- other ways ----
+
+    def native(self, parts: List[str]) -> None:
+        """On this machine's own KVM, where every server is a local one."""
+        for part in parts:
+            junit = self.scratch / f"{part}.xml"
+            arguments = {"vmm": ["--confcutdir=tests/microvm", "tests/microvm/linux"], "bare": ["tests/microvm", "--ignore=tests/microvm/linux", "--ignore=tests/microvm/cells"],
+                         "cells": ["tests/microvm/cells"], "suite": SUITE}[part]
+            subprocess.run([PYTHON, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--tb=short", "--color=no", f"--junit-xml={junit}", *(self.options.pytest or arguments)], cwd=ROOT,
+                           env={**os.environ, "CELLA_TEST_DRIVER": "microvm", "CELLA_BUILD": str(self.build / "bin"), "CELLA_RING_FILES": str(self.inner),
+                                "CELLA_TEMPLATES": str(self.options.state / "templates")})
+            self.results[part] = cases(junit)
+
+    def up(self) -> None:
+        """For people: an outer machine that stays until this ends."""
+        with self.machine("you", self.disk() if self.options.up == "baked" else disks.fresh(self.options.state, self.cache)) as outer:
+            print(f"export CELLA_URL={outer.url} CELLA_TEST_URL={outer.url} CELLA_RING_PORT={outer.port} CELLA_RING_AGENT=127.0.0.1:{outer.agent_port} CELLA_TEST_DRIVER=microvm\n"
+                  f"console: {outer.console}; commands inside: tests/api/support/agent.py 127.0.0.1:{outer.agent_port} 'ps ax; tail /state/keeper.log'", flush=True)
+            try:
+                OuterServer(outer.agent, outer.port).start()
+                say("keeper and daemon are up; end me to end all of it")
+                outer.process.wait()
+            except KeyboardInterrupt:
+                pass
+            except Exception as problem:  # a daemon that does not start is what one wants to look at
+                say(f"{problem}\nthe outer machine stays up")
+                outer.process.wait()
 
 
-def emulate(kernel: Path, image: Path, scratch: Path) -> Path:
-    junit = scratch / "junit.xml"
-    command = ["qemu-system-x86_64", *MACHINE, "-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-serial", "stdio", "-serial", f"file:{junit}",
-               "-kernel", str(next((kernel / "boot").glob("vmlinuz-*"))), "-initrd", str(image), "-append", "console=ttyS0 panic=-1 quiet mitigations=off"]
-    machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stdout, stderr=sys.stderr)
+# ---- results ----
+
+def say(text: str) -> None:
+    print(f"ring: {text}", flush=True)
+
+
+def cases(junit: Path) -> List[xml.Element]:
     try:
-        machine.wait(OUTER_SECONDS)
-    except subprocess.TimeoutExpired:
-        print(f"ring: the outer machine hangs: no end after {OUTER_SECONDS} s", flush=True)
-    finally:
-        machine.kill()
-        machine.wait()
-    return junit
-
-
-def count(junit: Path) -> int:
-    """Print the sum; 0 when all is well."""
-    try:
-        cases = list(xml.parse(junit).getroot().iter("testcase"))
+        return list(xml.parse(junit).getroot().iter("testcase"))
     except (OSError, xml.ParseError):
-        cases = []
-    bad = sum(case.find("failure") is not None or case.find("error") is not None or case.find("skipped") is not None for case in cases)
-    if len(cases) < LEAST_TESTS:
-        print(f"ring: only {len(cases)} tests ran")
-        bad += 1
-    print(f"{len(cases) - min(bad, len(cases))} passed, {bad} failed")
-    return 1 if bad else 0
+        return []
+
+
+def bad(case: xml.Element) -> str:
+    for kind in ("failure", "error", "skipped"):
+        found = case.find(kind)
+        if found is not None:
+            return f"{kind}: {found.get('message') or ''}\n{found.text or ''}"
+    return ""
+
+
+def total(results: Dict[str, List[xml.Element]], least: bool) -> int:
+    """Print what failed and the sum; 0 when all is well."""
+    passed, failed = 0, 0
+    for part, found in results.items():
+        for case in found:
+            why = bad(case)
+            passed, failed = passed + (not why), failed + bool(why)
+            if why:
+                print(f"failed: {part}: {case.get('classname')}::{case.get('name')}\n{why[:1500]}")
+        if len(found) < (LEAST[part] if least else 1):
+            print(f"failed: {part}: only {len(found)} tests ran")
+            failed += 1
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not results else 0
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--cache", type=Path, default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cella/ring")
     options.add_argument("--build", type=Path, default=ROOT / "build")
+    options.add_argument("--state", type=Path, default=Path("/var/lib/cella"), help="templates and machines to take (cella template build NAME --machine yes)")
+    options.add_argument("--all", action="store_true", help="the extended set too")
+    options.add_argument("--up", nargs="?", const="baked", choices=("baked", "fresh"), help="start it and wait; fresh: nothing baked before")
     options.add_argument("--native", action="store_true")
-    options.add_argument("--backports", action="store_true", help="Debian's backported kernel (6.12) as the guest under cella-vmm, instead of 6.1")
-    chosen, arguments = options.parse_known_args()
-    kernel = fetch(chosen.cache)
-    files = inner_files(fetch(chosen.cache, True) if chosen.backports else kernel, chosen.cache)
-    with tempfile.TemporaryDirectory(prefix="cella-ring-") as name:
-        scratch = Path(name)
-        if chosen.native:
-            junit = scratch / "junit.xml"
-            subprocess.run([PYTHON, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--confcutdir=" + str(ROOT / "tests/microvm"), f"--junit-xml={junit}",
-                            *(arguments or ["tests/microvm/linux"])], cwd=ROOT, env=os.environ | {"CELLA_BUILD": str(chosen.build / "bin"), "CELLA_RING_FILES": str(files)})
-            return count(junit)
-        began = time.monotonic()
-        outer_image(kernel, files, chosen.build, arguments or ["tests/microvm/linux", "tests/microvm/test_fork.py"], scratch / "outer.cpio")
-        print(f"ring: image of {(scratch / 'outer.cpio').stat().st_size >> 20} MiB in {time.monotonic() - began:.1f} s", flush=True)
-        return count(emulate(kernel, scratch / "outer.cpio", scratch))
+    options.add_argument("--backports", action="store_true", help="Debian's backported kernel (6.12) as the guest of the vmm part, instead of 6.1")
+    options.add_argument("--backports-outer", action="store_true", help="the same for the outer machine")
+    options.add_argument("parts", nargs="*", metavar="PART")
+    arguments, extra = sys.argv[1:], []
+    if "--" in arguments:
+        arguments, extra = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    chosen = options.parse_args(arguments)
+    chosen.pytest = extra
+    parts = chosen.parts or list(PARTS)
+    unknown = [part for part in parts if part not in LEAST]
+    if unknown:
+        options.error(f"unknown part {unknown[0]}; there are: {', '.join(LEAST)}")
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that no outer machine stays
+    ring, began = Ring(chosen), time.monotonic()
+    if chosen.up:
+        ring.up()
+        return 0
+    if chosen.native:
+        ring.native(parts)
+    else:
+        for part in parts:
+            started = time.monotonic()
+            if part in ("vmm", "bare"):
+                ring.run(part)
+                say(f"{part} took {time.monotonic() - started:.0f} s")
+        together = [part for part in parts if part in ("cells", "suite")]
+        if together:
+            started = time.monotonic()
+            try:
+                ring.run_cells(together)
+            except (OSError, Gone, RuntimeError, AssertionError) as problem:  # nothing was baked, no machine came up: no test ran
+                say(f"{problem}")
+                ring.results.update({part: [] for part in together if part not in ring.results})
+            say(f"{' and '.join(together)} took {time.monotonic() - started:.0f} s")
+    say(f"{time.monotonic() - began:.0f} s in all")
+    return total(ring.results, least=not extra)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@
 #include "keeper/host.h"
 #include "keeper/layers.h"
 #include "keeper/left.h"
+#include "keeper/machine_copy.h"
 #include "keeper/shared.h"
 #include "keeper/snapshot.h"
 #include "keeper/zygote.h"
@@ -127,21 +128,25 @@ static int leave_group(const struct capture *k, struct err *e) {
     return 0;
 }
 
-static struct capture *begin(const struct cell *c, uint32_t serial, struct err *e) {
+struct capture *capture_entry(const struct cell *c, uint32_t serial, struct err *e) {
     struct capture *k = NULL;
-    /* A process of the cell that shares the context's memory (CLONE_VM) runs on while its threads stand. Where the stub is not sealed it could
-     * put other code or a shared table in its place, and S runs there as the owner of all cells. */
-    if (!(host.features & KEEPER_HAS_MSEAL)) return err_set(e, ERR_UNSUPPORTED, "copies of a running cell need mseal (Linux 6.10)"), NULL;
     for (size_t i = 0; i < CAPTURES_MAX && !k; i++)
         if (!captures[i].used) k = &captures[i];
     if (!serial || capture_find(serial)) return err_set(e, ERR_INVALID, "the number of a capture is 0 or in use"), NULL;
     if (!k) return err_set(e, ERR_LIMIT, "%d forks are under way", CAPTURES_MAX), NULL;
-    for (int i = 0; i < KEEPER_SLOTS; i++)
-        if (c->context[i].context && capture_holds(c->context[i].context)) return err_set(e, ERR_CONFLICT, "the cell is being frozen"), NULL;
     *k = (struct capture){.used = true, .serial = serial, .limits = c->limits};
     memcpy(k->template_id, c->template_id, sizeof k->template_id);
     id_make(k->layer, "cap_");
     return k;
+}
+
+static struct capture *begin(const struct cell *c, uint32_t serial, struct err *e) {
+    /* A process of the cell that shares the context's memory (CLONE_VM) runs on while its threads stand. Where the stub is not sealed it could
+     * put other code or a shared table in its place, and S runs there as the owner of all cells. */
+    if (!(host.features & KEEPER_HAS_MSEAL)) return err_set(e, ERR_UNSUPPORTED, "copies of a running cell need mseal (Linux 6.10)"), NULL;
+    for (int i = 0; i < KEEPER_SLOTS; i++)
+        if (c->context[i].context && capture_holds(c->context[i].context)) return err_set(e, ERR_CONFLICT, "the cell is being frozen"), NULL;
+    return capture_entry(c, serial, e);
 }
 
 /* ---- the child made ahead ---- */
@@ -260,6 +265,7 @@ struct cell *capture_make_cell(struct capture *k, const char *id, bool last, con
 void capture_drop(struct capture *k) {
     struct err e;
     if (k->held) thaw(k);
+    if (k->machine) machine_capture_drop(k);
     if (k->ahead.cell) cell_destroy(k->ahead.cell);
     for (int i = 0; i < KEEPER_SLOTS; i++) {
         if (k->slot[i].sentinel) kill(k->slot[i].sentinel, SIGKILL); /* reaped like any child; belongs to nobody then */

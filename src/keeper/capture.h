@@ -30,6 +30,7 @@ struct capture {
         struct cell *cell; /* NULL: none */
         struct snapshot thread;
     } ahead;
+    struct dormant *machine; /* machine_copy.h; NULL: of a cell that is no machine. It has no slots here */
     bool oversize; /* the cell has more memory than its limit: what it inherited is not charged to it */
     uint64_t frozen_us; /* how long the contexts stood still */
 };
@@ -42,6 +43,8 @@ struct capture_next { /* the child that will be asked for next, when that is kno
  * called from now on. next: NULL when nothing is known. NULL with *e; the cell is unharmed. */
 struct capture *capture_cell(struct cell *, uint32_t serial, bool hold, const struct capture_next *, struct err *);
 struct capture *capture_find(uint32_t serial);
+/* A fresh entry for a capture of the cell, with a name for its layer; for capture_cell() and machine_capture(). */
+struct capture *capture_entry(const struct cell *, uint32_t serial, struct err *);
 /* A new cell with everything of the capture in it. last: made of the capture's own memory and layer, without further copies; the capture is gone
  * then, also after a failure. NULL with *e, then nothing is left of the cell. notes gets what the copy lacks beside the capture's own. */
 struct cell *capture_make_cell(struct capture *, const char *id, bool last, const struct capture_next *, struct notes *, struct err *);

@@ -18,6 +18,7 @@
 #include "keeper/ferry.h"
 #include "keeper/host.h"
 #include "keeper/layers.h"
+#include "keeper/machine.h"
 
 struct cell cells[KEEPER_CELLS_MAX];
 static uint32_t highest; /* entries above were never used */
@@ -62,6 +63,8 @@ struct cell *cell_waiting(int *count) {
 }
 
 void cell_clear(struct cell *c) {
+    if (c->machine) machine_free(c->machine);
+    c->machine = NULL;
     close_fd(&c->guest_fd);
     close_fd(&c->slot_fd);
     close_fd(&c->blank.sync_fd);
@@ -126,7 +129,8 @@ int cell_rename(struct cell *c, const char *id, struct err *e) {
     struct cell *old = cell_called(id);
     if (old == c) return 0;
     fault_point("keeper.rename.before");
-    if (fault_error("keeper.rename.hostname", e) || set_hostname(c, id, e)) return -1;
+    if (fault_error("keeper.rename.hostname", e)) return -1;
+    if (!c->machine && set_hostname(c, id, e)) return -1; /* a machine is told by the daemon */
     /* from here on nothing can fail */
     if (old) cell_destroy(old);
     (void)snprintf(c->id, sizeof c->id, "%s", id);
@@ -135,6 +139,7 @@ int cell_rename(struct cell *c, const char *id, struct err *e) {
 }
 
 int cell_pause(struct cell *c, bool on, struct err *e) {
+    if (c->machine) return machine_freeze(c, on, e);
     if (cgroup_freeze(c->name, on, e)) return -1;
     c->paused = on;
     return 0;
@@ -142,12 +147,14 @@ int cell_pause(struct cell *c, bool on, struct err *e) {
 
 int cell_limit(struct cell *c, const struct keeper_limits *l, struct err *e) {
     if (cell_check_limits(l, e)) return -1;
-    if (cgroup_limit(c->name, l, e) || layer_limit(c->name, l->disk_bytes, e)) return -1;
+    if (c->machine ? machine_limit(c->name, l, c->machine->vcpus, e) : cgroup_limit(c->name, l, e)) return -1;
+    if (layer_limit(c->name, l->disk_bytes, e)) return -1;
+    c->limits = *l;
+    if (c->machine) return 0;
     struct rlimit files = {l->open_files, l->open_files};
     (void)prlimit(c->guest, RLIMIT_NOFILE, &files, NULL);
     for (int i = 0; i < KEEPER_SLOTS; i++)
         if (c->context[i].context) (void)prlimit(c->context[i].context, RLIMIT_NOFILE, &files, NULL);
-    c->limits = *l;
     return 0;
 }
 
@@ -167,6 +174,7 @@ void cell_destroy(struct cell *c) {
     c->dying = true;
     (void)cgroup_freeze(c->name, false, &(struct err){0});
     cgroup_kill(c->name);
+    if (c->machine) machine_stop(c->machine);
 }
 
 void cells_forget_requests(void) {

@@ -33,6 +33,7 @@ struct cell {
     uint64_t destroy_tag; /* of the request that waits for its end */
     bool destroy_asked;
     struct context context[KEEPER_SLOTS];
+    struct machine *machine; /* machine.h; NULL: the cell is processes of this host. What is above from `guest` to `slot_fd`, and contexts, it does not have then */
 };
 extern struct cell cells[KEEPER_CELLS_MAX];
 
@@ -86,7 +87,9 @@ bool cell_has_sentinel(pid_t);
 /* Try again to remove what was still busy. True while something waits. */
 bool cell_sweep(void);
 
-/* For cell_make.c: a fresh entry with a name, or NULL; a blank, or NULL, and how many there are; give an entry back whose processes are gone. */
+/* For whoever makes cells: a number that tells this one from all others at its index. */
+uint32_t cell_next_serial(void);
+/* For cell_make.c and machine.c: a fresh entry with a name, or NULL; a blank, or NULL, and how many there are; give an entry back whose processes are gone. */
 struct cell *cell_entry(void);
 struct cell *cell_waiting(int *count);
 void cell_clear(struct cell *);

@@ -15,7 +15,10 @@
 
 #define BLANKS 5 /* more than a small fork uses up at once; each is 7 namespaces and about 0.4 MB */
 
-static uint32_t next_serial = 1;
+uint32_t cell_next_serial(void) {
+    static uint32_t last;
+    return ++last ? last : ++last;
+}
 
 int cell_check_limits(const struct keeper_limits *l, struct err *e) {
     if (l->memory_bytes < 16u << 20) return err_set(e, ERR_INVALID, "a cell needs at least 16 MiB of memory");
@@ -82,7 +85,7 @@ struct cell *cell_make(const char *id, const char *template_id, const struct kee
     struct cell *c = cell_waiting(&have);
     if (!c && !(c = make_blank(e))) return NULL;
     if (fault_error("keeper.make.layer", e) || make_layer(c, files, limits->disk_bytes, e)) return NULL; /* the blank waits for another */
-    c->serial = next_serial++;
+    c->serial = cell_next_serial();
     c->limits = *limits;
     (void)snprintf(c->id, sizeof c->id, "%s", id);
     (void)snprintf(c->template_id, sizeof c->template_id, "%s", template_id);

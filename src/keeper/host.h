@@ -14,6 +14,9 @@
 #define HOST_UID_OWNER 0x3fff0000u
 #define HOST_UID_BASE 0x40000000u /* cell i gets 65,536 ids from here on */
 #define HOST_UID_RANGE 65536u
+/* Monitors of virtual machines: one id for a machine and its forks, because a fork of a machine that has run cannot become another user. */
+#define HOST_UID_MONITORS 0x3ffe0000u
+#define HOST_UID_MONITORS_COUNT 65536u
 #define CELL_UID_USER 1000  /* code of a cell */
 #define CELL_UID_GUEST 65533 /* cella-guest */
 

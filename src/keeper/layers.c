@@ -184,7 +184,7 @@ static void remove_leftovers(void) {
     cleanup_dir DIR *d = layers_list();
     struct err e;
     for (struct dirent *c; d && (c = readdir(d));)
-        if (c->d_name[0] != '.' && !id_valid(c->d_name, "img_") && layer_remove(c->d_name, &e)) log_warn("left-over layer: %s", e.text);
+        if (c->d_name[0] != '.' && !id_valid(c->d_name, "img_") && !id_valid(c->d_name, "bas_") && layer_remove(c->d_name, &e)) log_warn("left-over layer: %s", e.text);
 }
 
 int layers_open(const char *state_dir, const struct layers_options *o, uint32_t *features, struct err *e) {
@@ -214,7 +214,7 @@ int layer_fd(const char *id, struct err *e) {
     return fd < 0 ? err_sys(e, errno, "open layer %s", id) : fd;
 }
 
-int layer_make(const char *id, uint64_t disk_bytes, struct err *e) {
+int layer_make_empty(const char *id, uint64_t disk_bytes, struct err *e) {
     if (subvolumes) {
         struct btrfs_ioctl_vol_args v = {0};
         (void)snprintf(v.name, sizeof v.name, "%s", id);
@@ -222,10 +222,13 @@ int layer_make(const char *id, uint64_t disk_bytes, struct err *e) {
     } else if (mkdirat(root_fd, id, 0755)) {
         return err_sys(e, errno, "make layer %s", id);
     }
-    cleanup_close int fd = layer_fd(id, e);
-    if (fd < 0) return -1;
-    if (mkdirat(fd, "u", 0755) || mkdirat(fd, "w", 0755)) return err_sys(e, errno, "fill layer %s", id);
     return layer_limit(id, disk_bytes, e);
+}
+
+int layer_make(const char *id, uint64_t disk_bytes, struct err *e) {
+    cleanup_close int fd = layer_make_empty(id, disk_bytes, e) ? -1 : layer_fd(id, e);
+    if (fd < 0) return -1;
+    return mkdirat(fd, "u", 0755) || mkdirat(fd, "w", 0755) ? err_sys(e, errno, "fill layer %s", id) : 0;
 }
 
 int layer_snapshot(const char *from, const char *id, struct err *e) {
@@ -315,6 +318,12 @@ DIR *layers_list(void) {
 const char *layers_next_kept(DIR *d) {
     for (struct dirent *c; (c = readdir(d));)
         if (id_valid(c->d_name, "img_")) return c->d_name;
+    return NULL;
+}
+
+const char *layers_next_base(DIR *d) {
+    for (struct dirent *c; (c = readdir(d));)
+        if (id_valid(c->d_name, "bas_")) return c->d_name;
     return NULL;
 }
 

@@ -5,7 +5,8 @@
  * disk means no growth, and a cell that needs more gets "no space" from its own file system, never an error of a block that could not be
  * written.
  *
- * A layer holds two directories, "u" (upper) and "w" (work) of the cell's overlay. Owners on disk are canonical (0…65535). */
+ * A layer holds two directories, "u" (upper) and "w" (work) of the cell's overlay. Owners on disk are canonical (0…65535). The layer of a virtual machine
+ * holds its disk, one file (machine_files.h). */
 #pragma once
 #include <dirent.h>
 #include <stdbool.h>
@@ -24,6 +25,7 @@ int layers_open(const char *state_dir, const struct layers_options *, uint32_t *
 /* Time for the image to grow, when it has to: call it now and then. */
 void layers_grow(void);
 int layer_make(const char *id, uint64_t disk_bytes, struct err *);
+int layer_make_empty(const char *id, uint64_t disk_bytes, struct err *); /* without the two directories */
 /* A new layer with the files of another, as they are at this moment; on plain directories a copy, which takes as long as it is large and
  * is refused when that is too long. Its quota is set with layer_limit. */
 int layer_snapshot(const char *from, const char *id, struct err *);
@@ -36,7 +38,7 @@ int layer_flush(const char *from, const char *id, struct err *);
 int layer_fd(const char *id, struct err *);
 int layer_limit(const char *id, uint64_t disk_bytes, struct err *);
 uint64_t layer_used(const char *id);
-/* Kept layers ("img_" + 32 hex) stay when the keeper ends. Make everything of this one durable, the image it lies in as well, and count its
+/* Kept layers ("img_" + 32 hex) and disks of bases ("bas_" + 32 hex) stay when the keeper ends. Make everything of this one durable, the image it lies in as well, and count its
  * bytes on the disk; takes as long as the disk does: not in the keeper's loop. */
 int layer_settle(const char *id, uint64_t *bytes, struct err *);
 /* What layer_settle() counted. */
@@ -44,4 +46,5 @@ uint64_t layer_bytes(const char *id);
 /* Kept layers, one after the other; NULL at the end. The caller closes the directory. */
 DIR *layers_list(void);
 const char *layers_next_kept(DIR *);
+const char *layers_next_base(DIR *);
 int layer_remove(const char *id, struct err *);

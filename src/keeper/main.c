@@ -18,7 +18,9 @@
 #include "keeper/host.h"
 #include "keeper/keep.h"
 #include "keeper/layers.h"
+#include "keeper/machine_files.h"
 #include "keeper/server.h"
+#include "keeper/vmm_talk.h"
 #include "keeper/zygote.h"
 #include "wire/keeper_proto.h"
 
@@ -81,7 +83,7 @@ static int lock_state(const char *state, struct err *e) {
 }
 
 static void prepare_process(void) {
-    /* each cell takes about six descriptors */
+    /* each cell takes about six descriptors, a virtual machine four and more */
     const struct rlimit wanted = {KEEPER_CELLS_MAX * 8, KEEPER_CELLS_MAX * 8};
     struct rlimit files;
     sigset_t set;
@@ -95,6 +97,7 @@ static void prepare_process(void) {
     const struct rlimit endless = {RLIM_INFINITY, RLIM_INFINITY}; /* host.c, pending_signals */
     (void)setrlimit(RLIMIT_SIGPENDING, &endless);
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); /* a monitor whose parent ended first is the keeper's to reap */
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
@@ -120,8 +123,11 @@ int main(int argc, char **argv) {
     prepare_process();
     int listen_fd = -1;
     if (!lock_state(o.state, &e) && !host_open(o.state, o.contexts, o.guest, &e) && !cgroup_open(host.state, &host.features, &e) &&
-        !cgroup_make("zygotes", NULL, &e) && !layers_open(host.state, &o.layers, &host.features, &e))
+        !cgroup_make("zygotes", NULL, &e) && !layers_open(host.state, &o.layers, &host.features, &e) && !vmm_open(&e)) {
+        if (vmm_possible()) host.features |= KEEPER_HAS_KVM;
+        machine_files_open();
         listen_fd = server_listen(o.socket, uid, &e);
+    }
     if (listen_fd < 0 || host_settle(&e)) {
         log_error("%s%s%s", e.text, e.hint ? ": " : "", e.hint ? e.hint : "");
         return 1;

@@ -25,6 +25,8 @@
 #include "keeper/host.h"
 #include "keeper/keep.h"
 #include "keeper/layers.h"
+#include "keeper/machine_save.h"
+#include "keeper/server_parts.h"
 #include "keeper/state.h"
 #include "keeper/thaw.h"
 #include "keeper/zygote.h"
@@ -34,7 +36,7 @@
 
 static int client = -1;
 static bool left; /* a daemon is gone, and what belonged to its connection is not dropped yet */
-static struct keeper_report report;
+struct keeper_report server_report;
 
 /* ---- answers ---- */
 
@@ -52,11 +54,11 @@ static void send_reply(const struct keeper_reply *r, const int *fds, size_t n) {
     }
 }
 
-static struct keeper_reply reply_to(const struct keeper_request *q) {
+struct keeper_reply reply_to(const struct keeper_request *q) {
     return (struct keeper_reply){.magic = KEEPER_MAGIC, .op = q->op, .tag = q->tag, .cell = q->cell, .serial = q->serial, .slot = q->slot, .language = q->language};
 }
 
-static struct keeper_reply event(uint32_t op, const struct cell *c) {
+struct keeper_reply event(uint32_t op, const struct cell *c) {
     struct keeper_reply r = {.magic = KEEPER_MAGIC, .op = op, .cell = cell_index(c), .serial = c->serial};
     (void)snprintf(r.id, sizeof r.id, "%s", c->id);
     (void)snprintf(r.template_id, sizeof r.template_id, "%s", c->template_id);
@@ -75,7 +77,7 @@ static int errno_of(const struct err *e) {
     return EIO;
 }
 
-static void answer(struct keeper_reply *r, int rc, const struct err *e, const int *fds, size_t n) {
+void answer(struct keeper_reply *r, int rc, const struct err *e, const int *fds, size_t n) {
     if (rc) {
         r->error = errno_of(e);
         memset(&r->text, 0, sizeof r->text);
@@ -106,20 +108,20 @@ void on_context_exit(struct cell *c, int slot, enum keeper_fate fate, int code) 
 void on_cell_gone(struct cell *c, enum keeper_fate fate) {
     struct keeper_reply r = event(KEEPER_EVENT_CELL_GONE, c);
     r.fate = fate;
-    report.cells--;
+    server_report.cells--;
     send_reply(&r, NULL, 0);
 }
 
 void on_cell_removed(struct cell *c) {
     struct keeper_reply r = event(KEEPER_CELL_DESTROY, c);
     r.tag = c->destroy_tag;
-    report.cells--;
+    server_report.cells--;
     if (r.tag) send_reply(&r, NULL, 0);
 }
 
 /* ---- requests ---- */
 
-static struct cell *wanted(const struct keeper_request *q, struct err *e) {
+struct cell *wanted(const struct keeper_request *q, struct err *e) {
     struct cell *c = cell_find(q->cell, q->serial);
     if (!c) {
         err_set(e, ERR_NOT_FOUND, "no such cell");
@@ -143,8 +145,8 @@ static int fill(struct cell *c, const struct keeper_request *q, struct err *e) {
     int64_t t = monotonic_us();
     const struct cell_memory m = {.sentinel = z->pid, .spare = zygote_take_spare(z), .image = &z->image, .language = z->language, .zygote = z->number};
     int rc = cell_fill(c, (int)q->slot, &m, NULL, e);
-    report.ferry_us_last = (uint64_t)(monotonic_us() - t);
-    report.contexts_made += !rc;
+    server_report.ferry_us_last = (uint64_t)(monotonic_us() - t);
+    server_report.contexts_made += !rc;
     return rc;
 }
 
@@ -159,13 +161,13 @@ static void do_cell_make(const struct keeper_request *q) {
     } else if (!q->language || warm(q->template_id, q->language, &e)) {
         c = cell_make(q->id, q->template_id, &q->limits, files, &e);
     }
-    report.cell_make_us_last = (uint64_t)(monotonic_us() - t);
+    server_report.cell_make_us_last = (uint64_t)(monotonic_us() - t);
     if (!c) {
         answer(&r, -1, &e, NULL, 0);
         return;
     }
-    report.cells++;
-    report.cells_made++;
+    server_report.cells++;
+    server_report.cells_made++;
     int rc = q->language ? fill(c, q, &e) : cell_ready(c, &e);
     const struct context *x = &c->context[q->slot % KEEPER_SLOTS];
     const int fds[4] = {c->guest_fd, x->control_fd, x->stdout_fd, x->stderr_fd};
@@ -173,7 +175,7 @@ static void do_cell_make(const struct keeper_request *q) {
     r.serial = c->serial;
     answer(&r, rc, &e, fds, q->language ? 4 : 1);
     if (rc) {
-        report.cells--;
+        server_report.cells--;
         cell_destroy(c);
     }
 }
@@ -194,7 +196,7 @@ static size_t all_streams(const struct cell *c, uint32_t *slots, int fds[KEEPER_
     return n;
 }
 
-static struct capture *captured(const struct keeper_request *q, struct err *e) {
+struct capture *captured(const struct keeper_request *q, struct err *e) {
     struct capture *k = capture_find(q->capture);
     if (!k) {
         err_set(e, ERR_NOT_FOUND, "no such capture");
@@ -239,8 +241,8 @@ static void do_capture_make(const struct keeper_request *q) {
         answer(&r, -1, &e, NULL, 0);
         return;
     }
-    report.cells++;
-    report.cells_made++;
+    server_report.cells++;
+    server_report.cells_made++;
     r.cell = cell_index(c);
     r.serial = c->serial;
     size_t n = all_streams(c, &r.slots, fds);
@@ -352,7 +354,7 @@ static void do_thaw(const struct keeper_request *q, int fd) {
         rc = thaw_calls(c, (int)q->slot, fd, &e);
     } else if (c) {
         rc = thaw_run(c, (int)q->slot, &notes, &e);
-        report.contexts_made += !rc;
+        server_report.contexts_made += !rc;
     }
     answer_made(&r, rc, &notes, &e, fds, n);
     notes_free(&notes);
@@ -381,7 +383,7 @@ static void zygote_spoke(struct zygote *z) {
     (void)snprintf(r.template_id, sizeof r.template_id, "%s", z->template_id);
     int rc = zygote_settle(z, &e);
     if (rc) log_error("zygote: %s", e.text);
-    report.zygotes += !rc;
+    server_report.zygotes += !rc;
     if (z->tag) answer(&r, rc, &e, NULL, 0);
 }
 
@@ -392,7 +394,12 @@ static void do_list(const struct keeper_request *q) {
         if (!cell_alive(c)) continue;
         struct keeper_reply found = event(KEEPER_EVENT_FOUND, c);
         int fds[KEEPER_FDS_MAX];
-        size_t n = all_streams(c, &found.slots, fds);
+        size_t n = c->machine ? machine_streams(c->machine, &found.slots, fds) : all_streams(c, &found.slots, fds);
+        if (c->machine) {
+            found.machine = 1;
+            found.vcpus = c->machine->vcpus;
+            memcpy(found.layer, c->machine->base, sizeof found.layer);
+        }
         send_reply(&found, fds, n);
     }
     answer(&r, 0, NULL, NULL, 0);
@@ -418,7 +425,7 @@ static void do_rename(const struct keeper_request *q) {
     struct err e;
     struct cell *c = wanted(q, &e), *old = cell_called(q->id);
     int rc = c ? cell_rename(c, q->id, &e) : -1;
-    if (!rc && old && old != c) report.cells--;
+    if (!rc && old && old != c) server_report.cells--;
     answer(&r, rc, &e, NULL, 0);
 }
 
@@ -435,13 +442,14 @@ static void do_destroy(const struct keeper_request *q) {
     cell_destroy(c);
 }
 
-/* fd: what came with it, or -1. */
-static void serve(struct keeper_request *q, int fd) {
+/* fds: what came with it, or -1. */
+static void serve(struct keeper_request *q, const int fds[2]) {
     struct keeper_reply r = reply_to(q);
-    q->id[sizeof q->id - 1] = q->template_id[sizeof q->template_id - 1] = q->layer[sizeof q->layer - 1] = 0;
+    q->id[sizeof q->id - 1] = q->template_id[sizeof q->template_id - 1] = q->layer[sizeof q->layer - 1] = q->files[sizeof q->files - 1] = 0;
+    if (serve_machine(q, fds)) return;
     switch (q->op) {
     case KEEPER_HELLO:
-        r.report = report;
+        r.report = server_report;
         r.report.features = host.features;
         r.report.landlock_abi = (uint32_t)host.landlock_abi;
         answer(&r, 0, NULL, NULL, 0);
@@ -472,7 +480,7 @@ static void serve(struct keeper_request *q, int fd) {
     }
     case KEEPER_THAW_BEGIN:
     case KEEPER_THAW_CALLS:
-    case KEEPER_THAW_RUN: do_thaw(q, fd); break;
+    case KEEPER_THAW_RUN: do_thaw(q, fds[0]); break;
     case KEEPER_CELL_RENAME: do_rename(q); break;
     default: do_small(q); break;
     }
@@ -499,20 +507,23 @@ static void take_client(int listen_fd, uid_t daemon_uid) {
 
 static void read_client(void) {
     struct keeper_request q;
-    cleanup_close int fd = -1; /* one may come along; the kernel drops what there is no room for */
+    int fds[2] = {-1, -1}; /* so many may come along; the kernel drops what there is no room for */
     union {
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(sizeof fds)];
         struct cmsghdr align;
     } control;
     struct iovec iov = {&q, sizeof q};
-    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = CMSG_LEN(sizeof fd)};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = CMSG_LEN(sizeof fds)};
     ssize_t n = recvmsg(client, &m, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
     const struct cmsghdr *h = n < 0 ? NULL : CMSG_FIRSTHDR(&m);
-    if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS && h->cmsg_len == CMSG_LEN(sizeof fd)) memcpy(&fd, CMSG_DATA(h), sizeof fd);
-    if (n == (ssize_t)sizeof q && q.magic == KEEPER_MAGIC) {
-        serve(&q, fd);
-        return;
-    }
+    if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS && h->cmsg_len <= CMSG_LEN(sizeof fds)) memcpy(fds, CMSG_DATA(h), h->cmsg_len - CMSG_LEN(0));
+    const bool whole = n == (ssize_t)sizeof q && q.magic == KEEPER_MAGIC;
+    const int why = errno;
+    if (whole) serve(&q, fds);
+    close_fd(&fds[0]);
+    close_fd(&fds[1]);
+    if (whole) return;
+    errno = why;
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     log_warn("daemon gone%s; cells live on", n > 0 ? " (it does not speak this keeper's protocol)" : "");
     lose_client();
@@ -524,6 +535,7 @@ static void forget_client(void) {
     thaws_drop();
     cells_forget_requests();
     keeps_forget();
+    saves_forget();
     for (size_t i = 0; i < ZYGOTES_MAX; i++) zygotes[i].tag = 0;
     left = false;
 }
@@ -552,7 +564,7 @@ static void reap(void) {
             (void)snprintf(r.template_id, sizeof r.template_id, "%s", z->template_id);
             if (z->ready_fd >= 0) zygote_spoke(z); /* died while warming up: the waiting request gets its answer */
             if (z->ready) {
-                report.zygotes--;
+                server_report.zygotes--;
                 send_reply(&r, NULL, 0);
             }
             zygote_reaped(z);
@@ -589,11 +601,12 @@ int server_run(int listen_fd, uid_t daemon_uid, struct err *e) {
     if (signals < 0) return err_sys(e, errno, "signalfd");
     bool waiting = false, spares = false;
     for (;;) {
-        enum { KEEPS = 3 + ZYGOTES_MAX, ALL = KEEPS + KEEPS_MAX };
+        enum { KEEPS = 3 + ZYGOTES_MAX, MACHINES = KEEPS + KEEPS_MAX, ALL };
         struct pollfd p[ALL] = {{signals, POLLIN, 0}, {listen_fd, POLLIN, 0}, {client, POLLIN, 0}};
         for (size_t i = 0; i < ZYGOTES_MAX; i++) p[3 + i] = (struct pollfd){zygotes[i].pid ? zygotes[i].ready_fd : -1, POLLIN, 0};
         for (size_t i = 0; i < KEEPS_MAX; i++) p[KEEPS + i] = (struct pollfd){keeps[i].fd, POLLIN, 0};
-        int spoke = poll(p, ALL, waiting ? 2 : spares ? SPARE_WAIT_MS : report.cells ? GROW_MS : -1);
+        p[MACHINES] = (struct pollfd){vmm_loop_fd(), POLLIN, 0};
+        int spoke = poll(p, ALL, vmm_fell ? 0 : waiting ? 2 : spares ? SPARE_WAIT_MS : server_report.cells || saves_waiting() ? GROW_MS : -1);
         if (spoke < 0 && errno != EINTR) return err_sys(e, errno, "poll");
         spares = spoke || zygotes_make_spare() || cells_make_blank(); /* whatever happened may have used one up */
         struct signalfd_siginfo info;
@@ -604,7 +617,10 @@ int server_run(int listen_fd, uid_t daemon_uid, struct err *e) {
             if (p[3 + i].revents && zygotes[i].pid && zygotes[i].ready_fd == p[3 + i].fd) zygote_spoke(&zygotes[i]);
         for (size_t i = 0; i < KEEPS_MAX; i++)
             if (p[KEEPS + i].revents && keeps[i].fd == p[KEEPS + i].fd) keep_spoke(&keeps[i]);
-        waiting = cell_sweep();
+        if (p[MACHINES].revents) vmm_loop();
+        machines_settle();
+        saves_check();
+        waiting = cell_sweep() | vmm_sweep();
         grow_now_and_then();
         if (p[1].revents) take_client(listen_fd, daemon_uid);
         if (left) forget_client();

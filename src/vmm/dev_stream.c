@@ -314,8 +314,10 @@ int stream_connect(struct virtio_dev *d, uint32_t guest_port, uint32_t host_port
     struct stream *s = (struct stream *)d;
     if (own(fd, e) < 0) return -1;
     pthread_mutex_lock(&d->lock);
-    const bool known = !host_port || find(s, host_port) || (type != VMM_STREAM_BYTES && type != VMM_STREAM_PACKETS);
-    struct stream_conn *c = known ? NULL : make_conn(s, guest_port, host_port, (uint16_t)type);
+    const bool good = host_port && (type == VMM_STREAM_BYTES || type == VMM_STREAM_PACKETS);
+    struct stream_conn *old = good ? find(s, host_port) : NULL;
+    if (old) reset_conn(s, old); /* the same caller again, who has lost it: told to the guest before the new one */
+    struct stream_conn *c = good ? make_conn(s, guest_port, host_port, (uint16_t)type) : NULL;
     if (c) {
         c->watch.fd = fd, c->say_request = true;
         pump(s);
@@ -323,7 +325,7 @@ int stream_connect(struct virtio_dev *d, uint32_t guest_port, uint32_t host_port
     pthread_mutex_unlock(&d->lock);
     if (c) return 0;
     close(fd);
-    return known ? err_set(e, ERR_INVALID, "host port %u or type %u cannot be used", host_port, type) : err_set(e, ERR_LIMIT, "no more than %d streams", VMM_STREAMS_MAX);
+    return !good ? err_set(e, ERR_INVALID, "host port %u or type %u cannot be used", host_port, type) : err_set(e, ERR_LIMIT, "no more than %d streams", VMM_STREAMS_MAX);
 }
 
 int stream_attach(struct virtio_dev *d, uint32_t host_port, int fd, struct err *e) {

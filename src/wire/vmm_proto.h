@@ -33,6 +33,7 @@
  *   CONNECT     guest port, VMM_STREAM_*, host port        our end             -
  *               (the caller's name for it, unique, > 0)
  *               Refused by the guest, or closed later: the descriptor is closed.
+ *               A connection from a host port that is in use takes its place; the guest is told that the old one has ended, then of the new one.
  *   ATTACH      host port                                  our end             -
  *               A connection that a fork or a restore carried goes on. What is not attached at RESUME is reset inside the guest.
  *   STATUS      -                                          -                   enum vmm_state, exits served, pages written since the base

@@ -11,7 +11,8 @@ REPLY_SIZE = 480
 MAGIC = 0x43454C03
 HELLO, LIST, ZYGOTE_START, ZYGOTE_STOP, CELL_MAKE, CELL_DESTROY, CELL_LIMITS, CELL_FREEZE, CELL_STATS, CONTEXT_MAKE, \
     CONTEXT_SIGNAL, CAPTURE, CAPTURE_MAKE, CAPTURE_DROP, CAPTURE_OPEN, ZYGOTE_OPEN, LAYER_KEEP, LAYER_LIST, LAYER_DROP, \
-    THAW_BEGIN, THAW_CALLS, THAW_RUN, CELL_RENAME = range(1, 24)
+    THAW_BEGIN, THAW_CALLS, THAW_RUN, CELL_RENAME, MACHINE_BOOT, MACHINE_BASE, MACHINE_TEMPLATE, MACHINE_MAKE, MACHINE_CONNECT, \
+    MACHINE_COPY, MACHINE_SAVE, MACHINE_RESTORE = range(1, 32)
 EVENT_FOUND, EVENT_CONTEXT_EXIT, EVENT_CELL_GONE, EVENT_ZYGOTE_GONE, EVENT_LAYER = range(100, 105)
 HOLD, LAST = 1, 2
 PYTHON, SHELL = 1, 2
@@ -32,6 +33,7 @@ class Reply:
         self.__dict__.update(zip(names, HEAD.unpack(data[:72])))
         self.body, self.fds = data[72:328], fds
         self.id, self.template = data[328:368].rstrip(b"\0").decode(), data[368:440].rstrip(b"\0").decode()
+        self.layer = data[440:480].rstrip(b"\0").decode()
         self.text = self.body.split(b"\0")[0].decode("utf-8", "replace") if self.error else ""
 
     def stats(self):
@@ -53,9 +55,9 @@ class Keeper:
         self.socket.connect(path)
         self.tag, self.events = 0, []
 
-    def send(self, op, **fields):
+    def send(self, op, fds=(), **fields):
         self.tag += 1
-        self.socket.send(request(op, self.tag, **fields))
+        socket.send_fds(self.socket, [request(op, self.tag, **fields)], list(fds))
         return self.tag
 
     def receive(self):
@@ -68,15 +70,16 @@ class Keeper:
         return Reply(data, list(fds))
 
     def call(self, op, **fields):
-        tag = self.send(op, **fields)
+        return self.answer(self.send(op, **fields))
+
+    def answer(self, tag):
         while True:
-            reply = self.receive()
-            if reply.tag != tag:
-                self.events.append(reply)
-                continue
-            if reply.error:
-                raise Refused(reply.error, reply.text)
-            return reply
+            for reply in [r for r in self.events if r.tag == tag]:
+                self.events.remove(reply)
+                if reply.error:
+                    raise Refused(reply.error, reply.text)
+                return reply
+            self.events.append(self.receive())
 
     def event(self, op):
         """The next event of this kind, also one that came before an answer."""

@@ -111,7 +111,7 @@ void guest_main(const struct start_info *info) {
     const char *line = (const char *)info->cmdline;
     if (text_is(line, "hello")) hello(info);
     if (text_is(line, "devices")) run_devices();
-    if (text_is(line, "serve")) run_serve();
+    if (text_is(line, "serve") || text_is(line, "console=")) run_serve(); /* the second: as the keeper starts it */
     if (text_is(line, "tick")) line += 4, tick(number(&line));
     if (text_is(line, "hostile")) {
         line += 7;

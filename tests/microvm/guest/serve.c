@@ -1,5 +1,6 @@
 /* A server behind the stream device: accepts every connection, answers each packet.
  *   "e…"  the same bytes     "c"  the counter, one higher each time     "w PAGES"  writes that many pages, answers their sum
+ *   "D…"  these bytes into the first sector of the private disk     "d"  16 bytes of it
  *   "r"   16 bytes of the random device     "n"  pages written so far that still hold what was written     "x"  triple fault */
 #include "guest.h"
 
@@ -20,7 +21,7 @@ struct peer {
     u8 packet[65536];
 };
 
-static struct ring ring[3], rng[1];
+static struct ring ring[3], rng[1], disk[1];
 static u8 buffer[BUFFERS][BUFFER] __attribute__((aligned(4096)));
 static struct {
     struct head head;
@@ -58,6 +59,29 @@ static u64 pages_good(void) {
     return n;
 }
 
+/* The first sector of the second disk, which is the private one where the keeper starts the machine. */
+static u8 disk_move(u8 *sector, int reads) {
+    static struct {
+        u32 type, zero;
+        u64 sector;
+    } head;
+    static volatile u8 status;
+    head.type = reads ? 0 : 1, status = 255;
+    const struct part parts[] = {{&head, 16, 0}, {sector, 512, reads}, {(void *)&status, 1, 1}};
+    ring_add(disk, 0, parts, 3);
+    device_notify(W_DISK + 1, 0);
+    (void)ring_wait(disk);
+    return status;
+}
+
+static void disk_serve(struct peer *p) {
+    static u8 sector[512] __attribute__((aligned(512)));
+    const int reads = p->packet[0] == 'd';
+    if (!reads) fill(sector, 0, 512), copy(sector, p->packet + 1, p->bytes - 1 < 512 ? p->bytes - 1 : 512);
+    if (disk_move(sector, reads)) answer(p, "bad disk", 8);
+    else answer(p, sector, 16);
+}
+
 static u64 parse(const u8 *s, u32 n) {
     u64 v = 0;
     for (u32 i = 0; i < n; i++)
@@ -78,6 +102,7 @@ static void serve(struct peer *p) {
         (void)ring_wait(rng);
         answer(p, random, 16);
     }
+    if (*c == 'd' || *c == 'D') disk_serve(p);
     if (*c == 'x') __asm__ volatile("lidt 0\n int3");
     p->bytes = 0;
 }
@@ -116,6 +141,7 @@ static void take(const struct head *h, const u8 *payload) {
 
 void run_serve(void) {
     (void)device_start(W_RNG, 0, rng, 1);
+    if (device_id(W_DISK + 1) == 2) (void)device_start(W_DISK + 1, 0, disk, 1);
     if (device_start(W_STREAM, 3, ring, 3) < 0) return;
     for (u16 i = 0; i < BUFFERS; i++) ring_add(ring, i, &(struct part){buffer[i], BUFFER, 1}, 1);
     device_notify(W_STREAM, 0);

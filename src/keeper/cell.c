@@ -148,7 +148,7 @@ int cell_pause(struct cell *c, bool on, struct err *e) {
 int cell_limit(struct cell *c, const struct keeper_limits *l, struct err *e) {
     if (cell_check_limits(l, e)) return -1;
     if (c->machine ? machine_limit(c->name, l, c->machine->vcpus, e) : cgroup_limit(c->name, l, e)) return -1;
-    if (layer_limit(c->name, l->disk_bytes, e)) return -1;
+    if (c->machine ? machine_disk_limit(c->name, l->disk_bytes, e) : layer_limit(c->name, l->disk_bytes, e)) return -1;
     c->limits = *l;
     if (c->machine) return 0;
     struct rlimit files = {l->open_files, l->open_files};

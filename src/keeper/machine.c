@@ -48,7 +48,7 @@ int machine_group(const char *name, const struct keeper_limits *l, uint32_t vcpu
 static struct machine *allocate(struct cell *c, const struct machine_wish *w) {
     struct machine *m = calloc(1, sizeof *m);
     if (!m) return NULL;
-    m->vmm.watch.fd = -1;
+    m->vmm.watch.fd = m->root_fd = -1;
     m->cell = c;
     m->vcpus = w->vcpus;
     m->memory_bytes = w->memory_bytes;
@@ -57,11 +57,12 @@ static struct machine *allocate(struct cell *c, const struct machine_wish *w) {
     return m;
 }
 
+int machine_disk_limit(const char *layer, uint64_t disk_bytes, struct err *e) { return layer_limit(layer, disk_bytes + MACHINE_DISK_EXTRA, e); }
+
 static int make_layer(const struct cell *c, const struct machine_wish *w, struct err *e) {
     const struct cell_files *f = &w->files;
-    if (!f->layer) return layer_make_empty(c->name, w->limits->disk_bytes, e);
-    if (f->take ? layer_rename(f->layer, c->name, e) : layer_snapshot(f->layer, c->name, e)) return -1;
-    return layer_limit(c->name, w->limits->disk_bytes, e);
+    int rc = !f->layer ? layer_make_empty(c->name, w->limits->disk_bytes, e) : f->take ? layer_rename(f->layer, c->name, e) : layer_snapshot(f->layer, c->name, e);
+    return rc ? -1 : machine_disk_limit(c->name, w->limits->disk_bytes, e);
 }
 
 struct cell *machine_cell(const struct machine_wish *w, struct err *e) {
@@ -176,11 +177,10 @@ int machine_fitted(struct machine *m, const struct machine_fitting *f, uint64_t 
     return 0;
 }
 
-int machine_configure(struct vmm *v, int dir, uint64_t memory_bytes, uint32_t vcpus, bool track, struct err *e) {
-    cleanup_close int root = machine_file(dir, "root.erofs", e);
+int machine_configure(struct vmm *v, int root_fd, uint64_t memory_bytes, uint32_t vcpus, bool track, struct err *e) {
     const struct vmm_ask config = {.arg = {memory_bytes, vcpus, track ? VMM_CONFIG_TRACK : 0}};
-    const struct vmm_ask disk = {.arg = {MACHINE_DISK_ROOT, VMM_DISK_READ_ONLY}, .fd = {root}, .fds = 1};
-    return root < 0 || vmm_ask(v, VMM_CONFIG, &config, VMM_ANSWER_MS, NULL, e) || vmm_ask(v, VMM_DISK, &disk, VMM_ANSWER_MS, NULL, e) ? -1 : 0;
+    const struct vmm_ask disk = {.arg = {MACHINE_DISK_ROOT, VMM_DISK_READ_ONLY}, .fd = {root_fd}, .fds = 1};
+    return vmm_ask(v, VMM_CONFIG, &config, VMM_ANSWER_MS, NULL, e) || vmm_ask(v, VMM_DISK, &disk, VMM_ANSWER_MS, NULL, e) ? -1 : 0;
 }
 
 static void spoke(struct watch *w) {
@@ -199,8 +199,8 @@ int machine_run(struct machine *m, struct err *e) {
 static int boot(struct machine *m, int dir, struct err *e) {
     struct machine_fitting f = {0};
     cleanup_close int kernel = machine_file(dir, "kernel", e), initrd = kernel < 0 ? -1 : machine_file(dir, "initrd", e);
-    if (initrd < 0 || disk_fresh(dir, m->cell->name, e)) return -1;
-    if (vmm_start(&m->vmm, false, e) || machine_configure(&m->vmm, dir, m->memory_bytes, m->vcpus, false, e)) return -1;
+    if (initrd < 0 || (m->root_fd = machine_file(dir, "root.erofs", e)) < 0 || disk_fresh(dir, m->cell->name, e)) return -1;
+    if (vmm_start(&m->vmm, false, e) || machine_configure(&m->vmm, m->root_fd, m->memory_bytes, m->vcpus, false, e)) return -1;
     if (machine_fit(m, dir, &f, e) || machine_fitted(m, &f, 0, e)) return -1;
     const struct vmm_ask start = {.text = KERNEL_LINE, .fd = {kernel, initrd}, .fds = 2};
     return vmm_ask(&m->vmm, VMM_BOOT, &start, VMM_BOOT_MS, NULL, e) || machine_run(m, e) ? -1 : 0;
@@ -253,6 +253,7 @@ int machine_usable(const struct cell *c, struct err *e) {
 void machine_stop(struct machine *m) {
     saves_stop(&m->vmm);
     vmm_end(&m->vmm);
+    close_fd(&m->root_fd);
     for (size_t i = 0; i < MACHINE_STREAMS; i++) close_fd(&m->stream[i]);
 }
 

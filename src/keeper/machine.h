@@ -20,6 +20,10 @@
  * streams (128 of them with 448 KiB each at most: 56 MiB). */
 #define MACHINE_MEMORY_EXTRA (320ull << 20)
 
+/* What a machine's disk may take beyond the cell's files, on the host: the guest's own file system (journal, bitmaps, tables of inodes) and a btrfs's of small pieces.
+ * Inside, the guest sees to it that the cell has its limit and no more; this is for one that does not, because its kernel is the cell's. */
+#define MACHINE_DISK_EXTRA (512ull << 20)
+
 struct machine {
     struct vmm vmm; /* first */
     struct cell *cell;
@@ -28,6 +32,7 @@ struct machine {
     char base[KEEPER_ID];     /* what its memory descends from; "": booted */
     bool held;                /* a capture makes it stand still */
     bool writing;             /* it is becoming a base */
+    int root_fd;              /* of one that was booted: the template's root, which its base is to have; else -1 */
     int stream[MACHINE_STREAMS]; /* the daemon's ends; -1: not connected */
 };
 
@@ -41,6 +46,8 @@ struct machine_wish {
     const char *base;
 };
 struct cell *machine_cell(const struct machine_wish *, struct err *);
+/* Limit of a machine's layer. */
+int machine_disk_limit(const char *layer, uint64_t disk_bytes, struct err *);
 /* A group for monitors with the limits of such a cell. NULL: without limits. */
 int machine_group(const char *name, const struct keeper_limits *, uint32_t vcpus, struct err *);
 int machine_limit(const char *name, const struct keeper_limits *, uint32_t vcpus, struct err *);
@@ -54,8 +61,8 @@ int machine_fit(struct machine *, int dir, struct machine_fitting *, struct err 
 int machine_attach(struct machine *, uint64_t streams, struct machine_fitting *, struct err *);
 /* Wait for all that. A connection that is not carried is left out; one of `needed` must be. */
 int machine_fitted(struct machine *, const struct machine_fitting *, uint64_t needed, struct err *);
-/* Memory, processors and the template's root for a monitor that was started. */
-int machine_configure(struct vmm *, int dir, uint64_t memory_bytes, uint32_t vcpus, bool track, struct err *);
+/* Memory, processors and the root for a monitor that was started. */
+int machine_configure(struct vmm *, int root_fd, uint64_t memory_bytes, uint32_t vcpus, bool track, struct err *);
 /* It runs, and its end is noticed from now on. */
 int machine_run(struct machine *, struct err *);
 

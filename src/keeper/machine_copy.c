@@ -167,9 +167,10 @@ struct cell *machine_make(const char *template_id, const char *base, const char 
 
 /* All connections are tried: which ones the image has, only its state says. */
 static int restore(struct machine *m, int dir, const struct machine_image *i, int base_fd, struct err *e) {
+    cleanup_close int root = base_file(dir, i->base, "root.erofs", e);
     const uint64_t all = MACHINE_BIT(MACHINE_STREAMS) - 1;
     struct machine_fitting f = {0};
-    if (vmm_start(&m->vmm, false, e) || machine_configure(&m->vmm, dir, m->memory_bytes, m->vcpus, true, e) || machine_fit(m, dir, &f, e)) return -1;
+    if (root < 0 || vmm_start(&m->vmm, false, e) || machine_configure(&m->vmm, root, m->memory_bytes, m->vcpus, true, e) || machine_fit(m, dir, &f, e)) return -1;
     if (!(f.restore = machine_send_restore(&m->vmm, i->state_fd, i->memory_fd, base_fd, e)) || machine_attach(m, all, &f, e)) return -1;
     return machine_fitted(m, &f, 0, e) || machine_run(m, e) ? -1 : 0;
 }

@@ -89,18 +89,27 @@ static int make_file(int dir, const char *name, struct err *e) {
     return fd < 0 ? err_sys(e, errno, "make %s of a base", name) : fd;
 }
 
-int base_begin(int dir, const char *base, const struct base_config *c, struct base_files *f, struct err *e) {
+/* The guest's memory holds parts of this file system: another one in its place, by a template that is built again, would not fit it. */
+static int link_root(int there, int root_fd, struct err *e) {
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", root_fd);
+    if (!linkat(AT_FDCWD, path, there, "root.erofs", AT_SYMLINK_FOLLOW)) return 0;
+    return errno == ENOENT ? err_set(e, ERR_CONFLICT, "the template's root was replaced since the machine was booted") : err_sys(e, errno, "link the template's root");
+}
+
+int base_begin(int dir, const char *base, const struct base_config *c, int root_fd, struct base_files *f, struct err *e) {
     char name[KEEPER_ID + 8];
     new_name(name, base);
     if (mkdirat(dir, name, 0700)) return err_sys(e, errno, "make a base");
     cleanup_close int there = open_below(dir, name, O_RDONLY | O_DIRECTORY, 0, e);
     cleanup_close int state = there < 0 ? -1 : make_file(there, "state", e), memory = state < 0 ? -1 : make_file(there, "memory", e);
     cleanup_close int config = memory < 0 ? -1 : make_file(there, "config", e);
-    if (config >= 0 && write(config, c, sizeof *c) == sizeof *c) {
+    const ssize_t wrote = config < 0 ? -1 : write(config, c, sizeof *c);
+    if (config >= 0 && wrote != sizeof *c) err_sys(e, wrote < 0 ? errno : EIO, "write the config of a base");
+    if (wrote == sizeof *c && !link_root(there, root_fd, e)) {
         *f = (struct base_files){steal_fd(&state), steal_fd(&memory)};
         return 0;
     }
-    if (config >= 0) err_sys(e, errno, "write the config of a base");
     base_drop(dir, base);
     return -1;
 }
@@ -133,10 +142,10 @@ int base_finish(int dir, const char *base, uint64_t *bytes, struct err *e) {
 }
 
 static void drop_directory(int dir, const char *name) {
-    static const char *const files[] = {"state", "memory", "config"};
+    static const char *const files[] = {"state", "memory", "config", "root.erofs"};
     struct err ignored;
     cleanup_close int there = open_below(dir, name, O_RDONLY | O_DIRECTORY, 0, &ignored);
-    for (size_t i = 0; there >= 0 && i < 3; i++) (void)unlinkat(there, files[i], 0);
+    for (size_t i = 0; there >= 0 && i < sizeof files / sizeof *files; i++) (void)unlinkat(there, files[i], 0);
     if (there >= 0 && unlinkat(dir, name, AT_REMOVEDIR)) log_warn("half a base: %s", strerror(errno));
 }
 

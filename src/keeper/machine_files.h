@@ -1,5 +1,5 @@
 /* machine_files.h: STATE/machines/<template>: what virtual machines are made of (kernel, initrd, root.erofs, disk.img, made by `cella template build`) and the bases the
- * keeper writes (<bas_…>/state, memory, config, and `newest`, a link to one of them). Nothing below the state directory is followed but that link,
+ * keeper writes (<bas_…>/state, memory, config, root.erofs: the very file that it was booted with, linked; and `newest`, a link to one of them). Nothing below the state directory is followed but that link,
  * whose text is checked. Everything is opened for one purpose and closed by the caller. */
 #pragma once
 #include <stdbool.h>
@@ -34,7 +34,7 @@ int base_read(int dir, const char *base, struct base_config *, struct err *);
 struct base_files {
     int state, memory; /* to write */
 };
-int base_begin(int dir, const char *base, const struct base_config *, struct base_files *, struct err *);
+int base_begin(int dir, const char *base, const struct base_config *, int root_fd, struct base_files *, struct err *);
 int base_finish(int dir, const char *base, uint64_t *bytes, struct err *);
 void base_drop(int dir, const char *base);
 

@@ -200,7 +200,7 @@ int base_start(struct cell *c, const char *name, uint64_t tag, struct err *e) {
     for (uint32_t i = 0; i < KEEPER_SLOTS; i++) config.slots |= m->stream[i] >= 0 ? 1u << i : 0;
     if (vmm_ask(&m->vmm, VMM_PAUSE, NULL, VMM_ANSWER_MS, NULL, e)) return -1;
     struct save *s = begin(KEEPER_MACHINE_BASE, tag, &m->vmm, e);
-    if (s && !base_begin(dir, name, &config, &files, e)) {
+    if (s && !base_begin(dir, name, &config, m->root_fd, &files, e)) {
         (void)snprintf(s->saved.base, sizeof s->saved.base, "%s", name);
         s->saved.cell = cell_index(c);
         s->saved.serial = c->serial;

@@ -70,13 +70,13 @@ static int give_disk(struct template_machine *t, struct err *e) {
 
 static int restore(struct template_machine *t, int dir, struct err *e) {
     cleanup_close int state = base_file(dir, t->base, "state", e), memory = state < 0 ? -1 : base_file(dir, t->base, "memory", e);
-    cleanup_close int layer = memory < 0 ? -1 : layer_fd(t->base, e);
+    cleanup_close int root = memory < 0 ? -1 : base_file(dir, t->base, "root.erofs", e), layer = root < 0 ? -1 : layer_fd(t->base, e);
     if (layer < 0) {
         if (e->sys_errno == ENOENT) e->sys_errno = EBADMSG; /* half of it is there */
         return -1;
     }
     if (machine_group(t->vmm.group, NULL, 0, e) || vmm_start(&t->vmm, true, e)) return -1;
-    if (machine_configure(&t->vmm, dir, t->config.memory_bytes, t->config.vcpus, true, e) || give_disk(t, e)) return -1;
+    if (machine_configure(&t->vmm, root, t->config.memory_bytes, t->config.vcpus, true, e) || give_disk(t, e)) return -1;
     const uint32_t seq = machine_send_restore(&t->vmm, state, memory, -1, e);
     if (vmm_wait(&t->vmm, seq, VMM_RESTORE, VMM_RESTORE_MS, NULL, e)) {
         if (!t->vmm.over) e->sys_errno = EBADMSG;

@@ -258,7 +258,7 @@ def test_base_is_in_files_and_the_machine_ends(place, keeper):
     cells = keeper.call(kc.HELLO).report()["cells"]
     name, size = base_of(machine)
     there = place.state / "machines" / TEMPLATE
-    assert sorted(os.listdir(there / name)) == ["config", "memory", "state"] and os.readlink(there / "newest") == name
+    assert sorted(os.listdir(there / name)) == ["config", "memory", "root.erofs", "state"] and os.readlink(there / "newest") == name
     assert 40960 < size < 4 * MIB + 8 * MIB and (there / name / "memory").stat().st_size == 64 * MIB + 16
     assert not [n for n in os.listdir(there) if n.startswith(".")]
     assert name in layers_of(place)
@@ -761,6 +761,32 @@ def test_nonsense_is_refused(keeper, base, tmp_path):
         os.close(fd)
     assert booted.ask(b"c") == b"1" and machine.ask(b"c") == b"2"
     booted.destroy(), machine.destroy()
+
+
+def test_a_base_keeps_the_root_it_was_booted_with(place, keeper):
+    there = place.state / "machines" / TEMPLATE
+    before = (there / "root.erofs").read_bytes()
+
+    def another_root(content):
+        (there / "new").write_bytes(content)
+        (there / "new").rename(there / "root.erofs")
+
+    another_root(before[::-1])
+    first, second = boot(keeper), boot(keeper)
+    name, _ = base_of(first)
+    assert (there / name / "root.erofs").samefile(there / "root.erofs")
+    another_root(before)
+    assert (there / name / "root.erofs").read_bytes() == before[::-1]
+    other, _ = base_of(second)  # the file that it has is still there: in the other base
+    assert (there / other / "root.erofs").samefile(there / name / "root.erofs")
+    another_root(before[::-1])
+    third = boot(keeper)
+    another_root(before)
+    with pytest.raises(kc.Refused, match="replaced") as refused:
+        third.call(kc.MACHINE_BASE, layer=new_id("bas_"))
+    assert refused.value.errno == errno.EBUSY
+    assert third.ask(b"c") == b"1"  # goes on
+    third.destroy()
 
 
 def test_links_are_not_followed(place, keeper, tmp_path):

@@ -129,11 +129,16 @@ def test_refused_port_closes_the_end(serving):
 def test_names_of_connections(serving):
     vmm = serving()
     first = vmm.connect(5, 7)
-    with pytest.raises(Refused):
-        vmm.connect(5, 7)
+    assert first.send(b"c") and first.recv(10) == b"1"
     with pytest.raises(Refused):
         vmm.connect(5, 0)
-    assert first.send(b"c") and first.recv(10) == b"1"
+    with pytest.raises(Refused):
+        vmm.ask("CONNECT", 5, 3, 7, fds=[first.fileno()])  # no such type: the connection stays
+    assert first.send(b"c") and first.recv(10) == b"2"
+    second = vmm.connect(5, 7)
+    assert first.recv(10) == b""
+    assert second.send(b"c") and second.recv(10) == b"3"
+    assert vmm.ask("STATUS").arg[5] == 1
 
 
 def test_slow_reader_gets_everything(serving):

@@ -18,10 +18,21 @@
 
 static struct rlimit nofile;
 static bool nofile_known;
+static int group_fd = -1;
 
 void child_set_nofile(const struct rlimit *limit) {
     nofile = *limit;
     nofile_known = true;
+}
+
+void child_set_group(int procs_fd) { group_fd = procs_fd; }
+
+int child_enter_group(struct err *e) {
+    if (group_fd < 0) return 0;
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && write(fd, "0", 1) == 1;
+    if (fd >= 0) close(fd);
+    return ok && write(group_fd, "0", 1) == 1 ? 0 : err_sys(e, errno, "cannot join the sandbox");
 }
 
 /* 0, 1, 2 and the status pipe in their places, everything else closed: the stream to the daemon and the keeper's socket
@@ -115,7 +126,7 @@ static int exec_shell(const struct child_spec *s, struct err *e) {
 }
 
 static int child_become(const struct child_spec *s, struct err *e) {
-    if (place_descriptors(s, e) < 0 || own_session(s->pty, e) < 0 || default_signals(e) < 0 ||
+    if (child_enter_group(e) < 0 || place_descriptors(s, e) < 0 || own_session(s->pty, e) < 0 || default_signals(e) < 0 ||
         identity_become(s->as_root, e) < 0 || enter_directory(s, e) < 0)
         return -1;
     umask(022);

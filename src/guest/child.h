@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <sys/resource.h>
 
+#include "base/err.h"
+
 struct child_spec {
     bool as_root, pty;
     int in_fd, out_fd, err_fd; /* become 0, 1, 2 */
@@ -24,4 +26,8 @@ struct child_failure {
 
 /* RLIMIT_NOFILE the guest itself was started with: children get it back (the guest raises its own). */
 void child_set_nofile(const struct rlimit *limit);
+/* In a machine: children go into the group of the cell, whose cgroup.procs this is, and may be killed when memory is short, which the guest may not. */
+void child_set_group(int procs_fd);
+/* In a freshly forked child. */
+int child_enter_group(struct err *e);
 _Noreturn void child_run(const struct child_spec *spec);

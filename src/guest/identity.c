@@ -16,6 +16,10 @@
      SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED)
 #define CAP(x) (UINT64_C(1) << (x))
 
+static bool in_machine;
+
+void identity_machine(void) { in_machine = true; }
+
 const char *identity_home(bool as_root) { return as_root ? "/root" : IDENTITY_HOME; }
 
 static int caps_get(struct __user_cap_data_struct data[2]) {
@@ -44,6 +48,10 @@ static void bounding_drop(void) {
 
 int identity_become(bool as_root, struct err *e) {
     unsigned id = as_root ? 0 : IDENTITY_USER_ID;
+    if (in_machine) { /* the kernel takes the capabilities away with the user id */
+        if (setgroups(0, NULL) < 0) return err_sys(e, errno, "cannot drop groups");
+        return setresgid(id, id, id) < 0 || setresuid(id, id, id) < 0 ? err_sys(e, errno, "cannot become uid %u", id) : 0;
+    }
     bounding_drop();
     (void)prctl(PR_SET_SECUREBITS, BITS_LOCKED, 0, 0, 0);
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)

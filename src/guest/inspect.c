@@ -16,6 +16,7 @@
 #include "base/cleanup.h"
 #include "guest/entry.h"
 #include "guest/identity.h"
+#include "guest/machine_group.h"
 #include "guest/work.h"
 
 #define PROCESSES_MAX 4096 /* told at once; a cell's pid limit lies far below */
@@ -183,7 +184,7 @@ int inspect_disk(struct work *w, const struct request *r, struct err *e) {
     struct statvfs v;
     if (statvfs("/", &v) < 0) return err_sys(e, errno, "/");
     json_object *o = json_object_new_object();
-    json_object_object_add(o, "total_bytes", json_object_new_int64((int64_t)(v.f_blocks * v.f_frsize)));
+    json_object_object_add(o, "total_bytes", json_object_new_int64((int64_t)group_disk_bytes(v.f_blocks, v.f_frsize)));
     json_object_object_add(o, "free_bytes", json_object_new_int64((int64_t)(v.f_bavail * v.f_frsize)));
     return work_reply(w, o, e);
 }

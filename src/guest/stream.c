@@ -37,6 +37,13 @@ void stream_break(const char *reason) {
 void stream_close(void) { over = true; }
 bool stream_over(void) { return over; }
 
+void stream_restart(void) {
+    uint8_t byte;
+    while (recv(peer.fd, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) > 0) continue;
+    stream_drop();
+    over = false;
+}
+
 bool stream_full(void) {
     if (queued_bytes < QUEUE_FULL) return false;
     turned_away = true;

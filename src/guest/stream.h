@@ -29,3 +29,5 @@ void stream_break(const char *reason);
 void stream_close(void);
 /* True after either. */
 bool stream_over(void);
+/* In a machine: begin anew on the same descriptor, nothing queued, nothing read. */
+void stream_restart(void);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "guest/channel.h"
+#include "guest/child.h"
 #include "guest/identity.h"
 #include "wire/guest_proto.h"
 
@@ -121,6 +122,7 @@ static int work_isolate(int *link, const struct request *r, struct err *e) {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigset_t none;
     sigemptyset(&none);
+    if (child_enter_group(e) < 0) return -1;
     if (dup2(STDIN_FILENO, STDOUT_FILENO) < 0 || dup2(STDIN_FILENO, STDERR_FILENO) < 0 || dup2(*link, LINK_FD) < 0)
         return err_sys(e, errno, "cannot place descriptors");
     *link = LINK_FD;

@@ -2,6 +2,7 @@
 
 kernel.py       start: import everything, wait to be copied, wake up, serve
 zygote.py       what happens once per template, before the first copy
+forks.py        the same place in a virtual machine: a process that forks
 wake.py         what a fresh copy does before it may run code
 serve.py        the loop: frames in, executions out
 execute.py      one cell of code from text to outcome

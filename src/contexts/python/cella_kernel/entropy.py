@@ -137,6 +137,15 @@ class Entropy:
         if tempfile:
             tempfile.tempdir = None
 
+    def behind_gate(self):
+        """The same in a fork of the template that stood still while its machine was copied: what its at-fork hooks seeded is in every
+        copy."""
+        self.take()
+        self._taken = False
+        tempfile = _module("tempfile")
+        if tempfile:
+            tempfile.tempdir = None
+
     def _small_things(self):
         uuid, tempfile, process = (_module(name) for name in ("uuid", "tempfile", "multiprocessing.process"))
         if uuid:

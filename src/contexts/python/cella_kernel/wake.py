@@ -11,6 +11,11 @@ import threading
 
 def after_copy():
     ctypes.pythonapi.PyOS_AfterFork_Child()  # GIL, import lock, at-fork hooks (random re-seeds itself there)
+    after_fork()
+
+
+def after_fork():
+    """What Python's own fork leaves as it was."""
     main = threading.main_thread()
     if hasattr(main, "_native_id"):
         main._native_id = threading.get_native_id()

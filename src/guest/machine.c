@@ -119,7 +119,9 @@ static int set_name(const char *id, struct err *e) {
     return sethostname(digits, n < 12 ? n : 12) < 0 ? err_sys(e, errno, "host name") : 0;
 }
 
+/* All zero: as they are. */
 static int set_limits(const struct machine_limits *l, struct err *e) {
+    if (!l->memory_bytes && !l->disk_bytes && !l->pids_max && !l->open_files) return 0;
     if (group_limit(l, e) < 0) return -1;
     contexts_limit_files(l->open_files);
     return 0;
@@ -142,9 +144,14 @@ static int set_clock(uint64_t wall_ns, struct err *e) {
     return clock_settime(CLOCK_REALTIME, &now) < 0 ? err_sys(e, errno, "wall clock") : 0;
 }
 
+static void begin_relays_anew(void) {
+    for (unsigned i = 0; i < RELAYS; i++) relay_begin_anew(i);
+}
+
 /* A copy becomes this cell. Nothing of the cell runs until the last step. */
 static int become(const struct machine_identity *i, struct err *e) {
     if (set_clock(i->wall_ns, e) < 0 || set_entropy(i->entropy, sizeof i->entropy, e) < 0 || set_name(i->id, e) < 0 || set_limits(&i->limits, e) < 0) return -1;
+    begin_relays_anew();
     channels_forget();
     stream_restart();
     channel_hello();
@@ -189,7 +196,10 @@ static void take(struct machine_message *m) {
         break;
     case MACHINE_SIGNAL: rc = context_signal(m->slot, m->signo, &e); break;
     case MACHINE_STATS: group_stats(&answer.memory_bytes, &answer.pids, &answer.oom_kills); break;
-    case MACHINE_RESET: answer.slots = contexts_alive(); break;
+    case MACHINE_RESET:
+        begin_relays_anew();
+        answer.slots = contexts_alive();
+        break;
     default: rc = err_sys(&e, ENOSYS, "request %u", m->type);
     }
     finish(&answer, rc, &e);

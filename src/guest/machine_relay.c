@@ -28,7 +28,7 @@ struct held {
 struct relay {
     pthread_mutex_t lock; /* for everything but far and the buffers; out and err are closed with it held, and read by the thread towards the host */
     pthread_cond_t changed;
-    bool threads, tagged, fresh, finish, over, in_busy, out_busy; /* fresh: the connection is a new one */
+    bool threads, tagged, fresh, finish, over, in_busy, out_busy; /* fresh: what came before is no beginning of what comes */
     struct held *connection, *inner;
     int far, out, err;
     int wake;         /* eventfd: the thread towards the host looks again */
@@ -94,14 +94,28 @@ static struct held *await_connection(struct relay *r) {
     return c;
 }
 
-/* One packet; over the next connection where one is lost. A dead context's last words need no next one. */
-static void deliver(struct relay *r, const uint8_t *packet, size_t n) {
+static bool send_whole(int fd, const uint8_t *packet, size_t n) {
+    ssize_t did;
+    do did = send(fd, packet, n, MSG_NOSIGNAL);
+    while (did < 0 && errno == EINTR);
+    return did == (ssize_t)n;
+}
+
+/* r->to_host: a tag, where the relay has tags, and n bytes; what does not fit into one piece goes into a second, with a tag in the place of the last byte of the
+ * first. Both over one connection: begun anew over the next one when it is lost. A dead context's last words need no next one. */
+static void deliver(struct relay *r, uint8_t tag, size_t n) {
+    const size_t first = r->tagged && n > MACHINE_PIECE_MAX ? MACHINE_PIECE_MAX : n;
     for (struct held *c; (c = await_connection(r));) {
-        ssize_t did;
-        do did = send(c->fd, packet, n, MSG_NOSIGNAL);
-        while (did < 0 && errno == EINTR);
-        release(r, c, did != (ssize_t)n);
-        if (did == (ssize_t)n) return;
+        const uint8_t kept = r->to_host[first];
+        if (r->tagged) r->to_host[0] = first < n ? tag | MACHINE_PIECE_MORE : tag;
+        bool done = send_whole(c->fd, r->to_host, first + r->tagged);
+        if (done && first < n) {
+            r->to_host[first] = tag;
+            done = send_whole(c->fd, r->to_host + first, n - first + 1);
+            r->to_host[first] = kept;
+        }
+        release(r, c, !done);
+        if (done) return;
     }
 }
 
@@ -110,8 +124,7 @@ static bool carry_output(struct relay *r, int fd, uint8_t tag, size_t most) {
     if (most > MACHINE_PIECE_MAX) most = MACHINE_PIECE_MAX;
     const ssize_t n = read(fd, r->to_host + 1, most);
     if (n <= 0) return n < 0 && errno == EINTR;
-    r->to_host[0] = tag;
-    deliver(r, r->to_host, (size_t)n + 1);
+    deliver(r, tag, (size_t)n);
     return true;
 }
 
@@ -132,17 +145,7 @@ static bool carry_packet(struct relay *r, int inner) {
     carry_waiting(r, r->err, MACHINE_PIECE_STDERR);
     const ssize_t n = recv(inner, r->to_host + r->tagged, WIRE_PACKET_MAX, MSG_DONTWAIT);
     if (n <= 0) return n < 0 && errno == EINTR;
-    if (!r->tagged) {
-        deliver(r, r->to_host, (size_t)n);
-        return true;
-    }
-    const size_t first = (size_t)n < MACHINE_PIECE_MAX ? (size_t)n : MACHINE_PIECE_MAX;
-    r->to_host[0] = MACHINE_PIECE_STREAM | (first < (size_t)n ? MACHINE_PIECE_MORE : 0);
-    deliver(r, r->to_host, first + 1);
-    if (first < (size_t)n) { /* the tag of the rest takes the place of the last byte that is gone */
-        r->to_host[first] = MACHINE_PIECE_STREAM;
-        deliver(r, r->to_host + first, (size_t)n - first + 1);
-    }
+    deliver(r, MACHINE_PIECE_STREAM, (size_t)n);
     return true;
 }
 
@@ -259,12 +262,14 @@ static void *towards_cell(void *arg) {
         r->in_busy = false;
         while (!r->connection || !r->inner) pthread_cond_wait(&r->changed, &r->lock);
         struct held *c = hold(r->connection);
-        if (r->fresh) r->joined_len = 0;
-        r->fresh = false;
         pthread_mutex_unlock(&r->lock);
         struct pollfd p = {.fd = c->fd, .events = POLLIN};
         (void)poll(&p, 1, -1);
-        set_busy(r, &r->in_busy, true);
+        pthread_mutex_lock(&r->lock);
+        r->in_busy = true;
+        if (r->fresh) r->joined_len = 0;
+        r->fresh = false;
+        pthread_mutex_unlock(&r->lock);
         const ssize_t n = recv(c->fd, r->to_cell, WIRE_PACKET_MAX + 1, MSG_DONTWAIT);
         const bool lost = n < 0 ? errno != EAGAIN && errno != EINTR : n == 0 || !take_packet(r, (size_t)n);
         release(r, c, lost);
@@ -358,6 +363,13 @@ int relay_attach(unsigned index, const struct relay_ends *ends, struct err *e) {
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
     return 0;
+}
+
+void relay_begin_anew(unsigned index) {
+    struct relay *r = &relays[index];
+    pthread_mutex_lock(&r->lock);
+    r->fresh = true;
+    pthread_mutex_unlock(&r->lock);
 }
 
 void relay_forget_input(unsigned index) {

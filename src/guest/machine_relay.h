@@ -35,5 +35,7 @@ int relay_attach(unsigned index, const struct relay_ends *ends, struct err *e);
 void relay_finish(unsigned index);
 /* True when nothing is on its way, in neither direction (what the context has not read yet aside). */
 bool relay_quiet(unsigned index);
+/* Forget the beginning of a packet whose rest will not come: another driver talks from here on. */
+void relay_begin_anew(unsigned index);
 /* Forget what came for the context and was not read by it yet. */
 void relay_forget_input(unsigned index);

@@ -39,7 +39,7 @@ enum machine_type {
     MACHINE_IDENTITY, /* identity: a machine that is a copy becomes this cell: wall clock, entropy of the kernel, host name, limits, the guest stream afresh (all
                          channels forgotten, HELLO), contexts told by CONTEXT_FORKED_SIGNAL before their first instruction; then as GO. answer: slots */
     MACHINE_NAME,     /* identity.id only: what the cell is called from now on (host name) */
-    MACHINE_LIMITS,   /* identity.limits only */
+    MACHINE_LIMITS,   /* identity.limits only; here and in IDENTITY all zero: as they are */
     MACHINE_CONTEXT,  /* slot, language; its connection is there already -> pid. EAGAIN: there is no connection from that slot's port */
     MACHINE_SIGNAL,   /* slot, signo: to the context's process */
     MACHINE_STATS,    /* -> pids, oom_kills, memory_bytes (of the cell's processes and their files in memory) */

@@ -31,12 +31,13 @@ FORMAT = 1
 MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "vmw_vsock_virtio_transport", "erofs", "ext4", "overlay"]
 OPTIONAL_MODULES = ["crc32c_generic"]  # erofs and ext4 name it only as a soft dependency
 
-# As large as a disk limit may be (disk-mb-max); the guest holds each cell's own limit. Costs 160 KiB on the host until something is written.
+# As large as a disk limit may be (disk-mb-max); the guest holds each cell's own limit. Costs 160 KiB on the host until something is written. Beyond the limit a
+# guest can write 260 MiB of the file system's own: tables of a million inodes (256 MiB), bitmaps of 512 groups (4 MiB).
 DISK_BYTES = 64 << 30
 # No journal: the disk is only ever used together with the memory that mounted it, so nothing has to be recovered, and each write is written once. No
 # checksums: one write to a file less touches several blocks. Metadata lies together at the start, so that few pieces of a shared disk are unshared.
 # The file is a hole: inode tables need no zeroing, neither here nor by the guest.
-DISK_OPTIONS = ["-O", "^has_journal,^resize_inode,^metadata_csum,uninit_bg,sparse_super2", "-m", "0", "-i", "32768",
+DISK_OPTIONS = ["-O", "^has_journal,^resize_inode,^metadata_csum,uninit_bg,sparse_super2", "-m", "0", "-i", "65536",
                 "-E", "lazy_itable_init=1,nodiscard,packed_meta_blocks=1,num_backup_sb=0,assume_storage_prezeroed=1"]
 
 

@@ -19,7 +19,13 @@ from cella import Sandbox  # noqa: E402
 from support.server import Server, chosen, wanted_driver  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--driver", choices=("process", "microvm", "plain"), help="what isolates the cells of the daemons that tests start (CELLA_TEST_DRIVER)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--driver", None):
+        os.environ["CELLA_TEST_DRIVER"] = config.getoption("--driver")
     add = config.addinivalue_line
     add("markers", "needs_isolation: asks for limits or isolation, which the plain driver does not have")
     add("markers", "own_server: starts or kills a daemon of its own, so it cannot run against CELLA_TEST_URL")

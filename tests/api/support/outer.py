@@ -110,7 +110,7 @@ class OuterServer(Server):
     # ---- the daemon ----
 
     def daemon_command(self) -> List[str]:
-        return [str(TREE / "bin/cellad"), "--state", str(STATE), "--listen", self.listen, "--keeper", str(self.keeper_socket), *self.arguments]
+        return [str(TREE / "bin/cellad"), "--state", str(STATE), "--listen", self.listen, "--keeper", str(self.keeper_socket), "--driver", "auto", *self.arguments]
 
     def start_daemon(self) -> None:
         self.daemon = self._spawn("daemon", self.daemon_command(), USER)  # type: ignore[assignment]

@@ -1,11 +1,12 @@
 """Starts and stops the programs under test.
 
     CELLA_TEST_URL      a daemon that is up already (tests that restart it are deselected)
-    CELLA_TEST_DRIVER   process (default: cella-keeper + cellad, as root) | plain (cellad-plain, no isolation)
+    CELLA_TEST_DRIVER   process (default: cella-keeper + cellad, as root) | microvm (the same, cells are virtual machines) | plain (cellad-plain, no
+                        isolation); pytest --driver is the same
     CELLA_BUILD         where the programs are (default build/bin)
     CELLA_CONTEXTS      kernels of the contexts (default contexts/ beside the directory of the programs)
     CELLA_TEST_KEEP     set: keep the state directory and the logs beside it (/var/tmp/cella-test-…)
-    CELLA_TEMPLATES     templates already built (default /var/lib/cella/templates; process driver only)
+    CELLA_TEMPLATES     templates already built (default /var/lib/cella/templates); microvm: and machines/ beside it
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Server:
         """End both programs, undo the mount, delete the state."""
         self.stop_daemon()
         self.stop_keeper()
-        if self.driver == "process":
+        if self.driver != "plain":
             templates = self.state / "templates"
             if str(templates) in proc.mounts_below(str(templates)):
                 subprocess.run(["umount", str(templates)], check=True)
@@ -95,10 +96,10 @@ class Server:
     def prepare(self) -> None:
         """The state directory with the templates in it."""
         self.state.chmod(0o755)
-        if self.driver != "process":
+        if self.driver == "plain":
             return
         if os.geteuid() != 0:
-            raise RuntimeError("the process driver needs root; CELLA_TEST_DRIVER=plain does not")
+            raise RuntimeError(f"the {self.driver} driver needs root; CELLA_TEST_DRIVER=plain does not")
         source = Path(os.environ.get("CELLA_TEMPLATES", "/var/lib/cella/templates"))
         if not source.is_dir():
             raise RuntimeError(f"no templates in {source}: build one first (cella template build) or set CELLA_TEMPLATES")
@@ -112,6 +113,21 @@ class Server:
         subprocess.run(["mount", "--bind", str(source), str(templates)], check=True)
         # whoever removes what a killed run left behind must not remove the templates by it
         subprocess.run(["mount", "-o", "remount,bind,ro", str(templates)], check=True)
+        if self.driver == "microvm":
+            self.prepare_machines(source.parent / "machines")
+
+    def prepare_machines(self, source: Path) -> None:
+        """What machines boot from; what the keeper bakes of it stays in this state directory."""
+        files = [path for path in source.glob("*/*") if path.is_file() and not path.is_symlink()]
+        if not files:
+            raise RuntimeError(f"no machines in {source}: cella template build python --machine yes")
+        for path in files:
+            to = self.state / "machines" / path.parent.name / path.name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, to)
+            except OSError:
+                subprocess.run(["cp", "--sparse=always", "--reflink=auto", str(path), str(to)], check=True)
 
     # ---- the keeper ----
 
@@ -120,7 +136,7 @@ class Server:
         return self.state / "run" / "keeper.sock"
 
     def start_keeper(self) -> None:
-        if self.driver != "process":
+        if self.driver == "plain":
             return
         bin_dir = programs()
         command = [
@@ -148,11 +164,11 @@ class Server:
             return [str(bin_dir / "cellad-plain"), "--state", str(self.state), "--listen", self.listen, *self.arguments]
         return [
             str(bin_dir / "cellad"), "--state", str(self.state), "--listen", self.listen,
-            "--keeper", str(self.keeper_socket), *self.arguments,
+            "--keeper", str(self.keeper_socket), "--driver", self.driver, *self.arguments,
         ]  # fmt: skip
 
     def start_daemon(self) -> None:
-        self.daemon = self._spawn("daemon", self.daemon_command(), USER if self.driver == "process" else None)
+        self.daemon = self._spawn("daemon", self.daemon_command(), USER if self.driver != "plain" else None)
         until(lambda: self.healthy() or self._died(self.daemon), "the daemon's /healthz", READY_SECONDS)
         self._raise_if_dead(self.daemon, "daemon")
 

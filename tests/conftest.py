@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CELLA_TEST_DRIVER"] = config.getoption("--driver")
     add = config.addinivalue_line
     add("markers", "needs_isolation: asks for limits or isolation, which the plain driver does not have")
+    add("markers", "process_only: says what the process driver does and a machine of one's own does not: not carried by a fork, refused to root")
     add("markers", "own_server: starts or kills a daemon of its own, so it cannot run against CELLA_TEST_URL")
     add("markers", "slow: takes minutes or gigabytes")
 
@@ -37,6 +38,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item
     out = []
     if wanted_driver() == "plain":
         out.append("needs_isolation")
+    if wanted_driver() == "microvm":
+        out.append("process_only")
     if os.environ.get("CELLA_TEST_URL"):
         out.append("own_server")
     dropped = [item for item in items if any(item.get_closest_marker(name) for name in out)]

@@ -200,6 +200,7 @@ def test_random_numbers_differ(http: httpx.Client, box: Sandbox) -> None:
     end(*children)
 
 
+@pytest.mark.process_only
 def test_what_is_not_carried_is_said(http: httpx.Client, box: Sandbox) -> None:
     box.run_code("import socket, subprocess\nserver = socket.create_server(('127.0.0.1', 0))\np = subprocess.Popen(['sleep', '4343'])", check=True)
     answer = http.post(f"/v1/sandboxes/{box.id}/fork", json={"n": 2}).json()

@@ -413,6 +413,7 @@ NOT_CARRIED: Dict[str, tuple[str, set[str], str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.process_only
 @pytest.mark.parametrize("hazard", list(NOT_CARRIED))
 def test_not_carried_and_said(way: Way, box: Sandbox, hazard: str) -> None:
     setup, kinds, question, answer = NOT_CARRIED[hazard]
@@ -430,6 +431,7 @@ def test_not_carried_and_said(way: Way, box: Sandbox, hazard: str) -> None:
     assert value(copies[0], question) == answer
 
 
+@pytest.mark.process_only
 def test_a_process_of_the_sandbox_is_said(way: Way, box: Sandbox) -> None:
     box.exec("sleep 1000 & echo $!")
     pid = int(box.exec("pgrep sleep").stdout)
@@ -449,6 +451,7 @@ WAITING = [
 ]  # fmt: skip
 
 
+@pytest.mark.process_only
 @pytest.mark.parametrize(("language", "code"), WAITING)
 def test_the_programs_that_it_waits_for_are_not_there(http: httpx.Client, box: Sandbox, language: str, code: str) -> None:
     """A copy does not wait for ever, and never takes what it lost for something that went well."""

@@ -140,6 +140,7 @@ def test_what_runs_goes_on_and_its_client_waits(cell: Cell) -> None:
     assert result[0]["stdout"] == "begun\ndone\n"
 
 
+@pytest.mark.process_only
 def test_processes_are_named_and_ended(cell: Cell) -> None:
     made = cell.call("POST", "/exec", json={"cmd": "sleep 300", "background": True}).json()
     away = cell.hibernate()
@@ -149,6 +150,7 @@ def test_processes_are_named_and_ended(cell: Cell) -> None:
     assert record["status"] == "ended" and record["exit"] == "killed" and record["reason"] == "hibernated"
 
 
+@pytest.mark.process_only
 def test_a_socket_is_named_and_closed(cell: Cell) -> None:
     cell.ok("import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); 1")
     away = cell.hibernate()

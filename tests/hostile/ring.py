@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from cella import Sandbox
-from support.server import ROOT, USER, Server, contexts, programs
+from support.server import ROOT, USER, Server, contexts, programs, wanted_driver
 from support.wait import until
 
 #: Small enough that a bomb which goes off hurts nobody, large enough for the interpreter.
@@ -26,7 +26,7 @@ class Ring(Server):
 
     def __init__(self, without: Optional[str] = None) -> None:
         filled, empty = ("1", "0") if without else ("2", "2")
-        super().__init__(driver="process", arguments=["--pool-filled", filled, "--pool-empty", empty])
+        super().__init__(driver="process" if without else wanted_driver(), arguments=["--pool-filled", filled, "--pool-empty", empty])
         self.without = without
 
     def prepare(self) -> None:

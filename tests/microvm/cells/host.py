@@ -84,11 +84,11 @@ class Host:
 
     def monitor_of(self, cell: Machine) -> int:
         """The monitor of this cell: the one that stands still while the cell is paused."""
-        cell.call("POST", "/pause")
+        cell.call("POST", "/pause", 204)
         try:
             frozen = [pid for pid, groups in self.monitors().items() if self.frozen(groups)]
         finally:
-            cell.call("POST", "/resume")
+            cell.call("POST", "/resume", 204)
         assert len(frozen) == 1, (frozen, self.monitors())
         return frozen[0]
 

@@ -86,6 +86,8 @@ def bake(ring: "Ring", disk: Path) -> None:
 
 class Ring:
     def __init__(self, options: argparse.Namespace):
+        os.environ["PATH"] += ":/usr/sbin:/sbin"
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that no outer machine stays
         self.options, self.cache, self.build = options, options.cache, options.build.resolve()
         self.kernel = fetch(self.cache, options.backports_outer)
         self.inner = inner_files(fetch(self.cache, options.backports), self.cache)
@@ -317,7 +319,7 @@ def total(ring: Ring, least: bool) -> int:
     return 1 if failed or not ring.results else 0
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--cache", type=Path, default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cella/ring")
     options.add_argument("--build", type=Path, default=ROOT / "build")
@@ -329,17 +331,20 @@ def main() -> int:
     options.add_argument("--backports-outer", action="store_true", help="the same for the outer machine")
     options.add_argument("--report", type=Path, help="write the results there, as JSON")
     options.add_argument("parts", nargs="*", metavar="PART")
+    return options
+
+
+def main() -> int:
     arguments, extra = sys.argv[1:], []
     if "--" in arguments:
         arguments, extra = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    options = parser()
     chosen = options.parse_args(arguments)
     chosen.pytest = extra
     parts = chosen.parts or list(PARTS)
     unknown = [part for part in parts if part not in LEAST]
     if unknown:
         options.error(f"unknown part {unknown[0]}; there are: {', '.join(LEAST)}")
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that no outer machine stays
     ring, began = Ring(chosen), time.monotonic()
     if chosen.up:
         ring.up()

@@ -53,8 +53,8 @@ SUITE = ["tests/api/test_exec.py", "tests/api/test_files.py"]
 
 def inner_files(kernel: Path, cache: Path) -> Path:
     """vmlinux and l2.cpio: what test_linux.py boots."""
-    out = cache / f"files-{kernel.name}"
-    out.mkdir(exist_ok=True)
+    out = cache / f"files-{release(kernel)}"
+    out.mkdir(parents=True, exist_ok=True)
     if not (out / "vmlinux").exists():
         (out / "vmlinux").write_bytes(kernel_elf(image(kernel).read_bytes()))
     init = out / "init"
@@ -89,8 +89,10 @@ class Ring:
         os.environ["PATH"] += ":/usr/sbin:/sbin"
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that no outer machine stays
         self.options, self.cache, self.build = options, options.cache, options.build.resolve()
-        self.kernel = fetch(self.cache, options.backports_outer)
-        self.inner = inner_files(fetch(self.cache, options.backports), self.cache)
+        shared = Path(os.environ.get("CELLA_TEMPLATE_CACHE", "/var/cache/cella/templates"))  # where `cella template build` keeps them
+        kernels = shared / "kernels" if os.geteuid() == 0 else self.cache
+        self.kernel = fetch(kernels, options.backports_outer)
+        self.inner = inner_files(fetch(kernels, options.backports), self.cache)
         self.scratch = Path(tempfile.mkdtemp(prefix="cella-ring-"))
         atexit.register(shutil.rmtree, self.scratch, ignore_errors=True)
         self.number, self.image = 0, self.scratch / "outer.cpio"

@@ -7,7 +7,7 @@
 
 #include "base/cleanup.h"
 
-enum kind { TEXT, FLAG, NUMBER, HOST, LEVEL };
+enum kind { TEXT, FLAG, NUMBER, HOST, LEVEL, DRIVER };
 
 struct option {
     const char *name;
@@ -23,6 +23,10 @@ static const struct option options[] = {
     {"keeper", TEXT, 0, 0, "SOCKET", "socket of cella-keeper (default /run/cella/keeper.sock)"},
     {"config", TEXT, 0, 0, "FILE", "lines of \"name = value\", the names of this list; read before the other options"},
     {"port-file", TEXT, 0, 0, "FILE", "write the port there when the daemon listens (for --listen with port 0)"},
+    {"driver", DRIVER, 0, 0, "WORD", "who makes sandboxes: process, microvm, or auto: microvm where it works (default auto)"},
+    {"microvm-memory-mb", NUMBER, 128, 65536, "N", "memory of a virtual machine; no sandbox in one can have more (default 2048, or memory-mb when that is more)"},
+    {"microvm-vcpus", NUMBER, 1, 8, "N", "processors of a virtual machine (default: this host's, at most 4)"},
+    {"microvm-bake-seconds", NUMBER, 10, 86400, "SECONDS", "for booting and warming a template's machine, once (default 600)"},
     {"warm", TEXT, 0, 0, "TEMPLATE", "template to make ready at start (default \"default\"; \"\" for none)"},
     {"allowed-host", HOST, 0, 0, "NAME", "answer to this name in Host and Origin too; may be given more than once"},
     {"require-key", FLAG, 0, 0, NULL, "ask for an API key on loopback as well"},
@@ -61,6 +65,7 @@ void options_defaults(struct daemon_options *o) {
                                  .warm = "default",
                                  .log_level = LOG_INFO,
                                  .mcp_idle_ms = 1800 * 1000,
+                                 .microvm_bake_ms = 600 * 1000,
                                  .pool_filled = -1,
                                  .pool_empty = -1};
     http_config_defaults(&o->http);
@@ -118,6 +123,9 @@ static void set_number(struct daemon_options *o, const char *name, long long n) 
     if (!strcmp(name, "execute-timeout")) o->world.execute_timeout_default_ms = n * 1000;
     if (!strcmp(name, "output-bytes-max")) o->world.output_bytes_max = (uint64_t)n;
     if (!strcmp(name, "mcp-idle")) o->mcp_idle_ms = n * 1000;
+    if (!strcmp(name, "microvm-memory-mb")) o->microvm_memory_bytes = (uint64_t)n << 20;
+    if (!strcmp(name, "microvm-vcpus")) o->microvm_vcpus = (uint32_t)n;
+    if (!strcmp(name, "microvm-bake-seconds")) o->microvm_bake_ms = n * 1000;
     if (!strcmp(name, "pool-filled")) o->pool_filled = n;
     if (!strcmp(name, "pool-empty")) o->pool_empty = n;
 }
@@ -144,6 +152,7 @@ int option_set(struct daemon_options *o, const char *name, const char *value, st
         if (o->require_key || !strcmp(value, "false") || !strcmp(value, "0") || !strcmp(value, "no")) return 0;
         return err_set(e, ERR_INVALID, "%s must be true or false", name);
     case LEVEL: return set_level(o, value, e);
+    case DRIVER: return choice_setting_parse(value, &o->driver, e);
     case HOST:
         if (o->allowed_hosts_count == ALLOWED_HOSTS_MAX)
             return err_set(e, ERR_INVALID, "at most %d allowed hosts", ALLOWED_HOSTS_MAX);

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "cell/world.h"
+#include "driver/choice/choice_driver.h"
 
 struct kept_text {
     struct kept_text *next;
@@ -24,6 +25,10 @@ struct daemon_options {
     struct world_config world;         /* the defaults and limits of cells */
     const char *otlp_endpoint;         /* where spans go, or NULL */
     int64_t mcp_idle_ms;               /* an MCP session without a call ends after this */
+    enum choice_setting driver;        /* who makes cells */
+    uint64_t microvm_memory_bytes;     /* of a machine; 0: as large as the default limit of a sandbox needs */
+    uint32_t microvm_vcpus;            /* 0: as many as this host has, at most 4 */
+    int64_t microvm_bake_ms;           /* a template's machine that is not ready by then failed */
     long long pool_filled, pool_empty; /* -1: the driver's own choice */
     struct kept_text *kept;            /* values that came from a file */
 };

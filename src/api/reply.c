@@ -13,7 +13,7 @@ unsigned reply_status_of(const char *code) {
     } table[] = {
         {ERR_INVALID, 400},       {ERR_UNAUTHORIZED, 401}, {ERR_FORBIDDEN, 403},       {ERR_PERMISSION, 403},
         {ERR_NOT_FOUND, 404},     {ERR_METHOD, 405},       {ERR_TIMEOUT_REQUEST, 408}, {ERR_CONFLICT, 409},
-        {ERR_EXISTS, 409},        {ERR_IMAGE, 409},        {ERR_GONE, 410},         {ERR_TOO_LARGE, 413},       {ERR_IS_DIRECTORY, 400},
+        {ERR_EXISTS, 409},        {ERR_IMAGE, 409},        {ERR_DRIVER, 409}, {ERR_TEMPLATE, 409}, {ERR_GONE, 410},         {ERR_TOO_LARGE, 413},       {ERR_IS_DIRECTORY, 400},
         {ERR_NOT_DIRECTORY, 400}, {ERR_UNSUPPORTED, 501},  {ERR_LIMIT, 429},           {ERR_NO_SPACE, 507},
         {ERR_UNAVAILABLE, 503},   {ERR_LOST, 500},         {ERR_INTERNAL, 500},
     };

@@ -27,6 +27,8 @@ struct err {
 #define ERR_CONFLICT "conflict"            /* 409: wrong state for this request */
 #define ERR_EXISTS "already_exists"        /* 409 */
 #define ERR_IMAGE "image_refused"          /* 409: damaged, foreign, or of another template, format or processor */
+#define ERR_DRIVER "driver_unavailable"    /* 409: the driver that was asked for cannot make sandboxes here; the text says why */
+#define ERR_TEMPLATE "template_not_ready"  /* 409: the template was not built for this driver */
 #define ERR_GONE "gone"                    /* 410: the cell ended; the text says why */
 #define ERR_TOO_LARGE "too_large"          /* 413 */
 #define ERR_IS_DIRECTORY "is_a_directory"  /* 400 */

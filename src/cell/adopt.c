@@ -224,7 +224,7 @@ void adopt_cell(void *arg, struct driver_cell *dc, const char *template_id, int 
         discard(w, dc, guest_fd, ends);
         return;
     }
-    c->driver = dc;
+    cell_set_driver(c, dc);
     world_add(w, c);
     cell_open_guest(c, guest_fd, true);
     struct json_object *contexts = body_get(row, "contexts");

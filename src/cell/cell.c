@@ -209,6 +209,13 @@ static struct cell *of_driver(struct world *w, struct driver_cell *dc) {
     return c && c->driver == dc ? c : NULL;
 }
 
+void cell_set_driver(struct cell *c, struct driver_cell *dc) {
+    const struct driver_ops *ops = driver_cell_ops(dc);
+    c->driver = dc;
+    (void)snprintf(c->driver_name, sizeof c->driver_name, "%s", ops->name);
+    (void)snprintf(c->isolation, sizeof c->isolation, "%s", ops->isolation);
+}
+
 void cell_on_gone(void *arg, struct driver_cell *dc, enum cell_fate fate) {
     struct cell *c = of_driver(arg, dc);
     if (!c) return;

@@ -35,7 +35,7 @@ static void refuse(struct deferred *d) {
 static struct cell *make_cell(struct creation *x, struct driver_cell *dc, const char *boot_mode) {
     struct world *w = x->world;
     struct cell *c = cell_new(w, w->config.driver->ops->id(dc));
-    c->driver = dc;
+    cell_set_driver(c, dc);
     (void)snprintf(c->owner, sizeof c->owner, "%s", x->owner);
     (void)snprintf(c->template_id, sizeof c->template_id, "%s", x->spec.template_id);
     (void)snprintf(c->template_name, sizeof c->template_name, "%s", x->spec.template_name);
@@ -156,5 +156,5 @@ void cell_create(struct world *w, struct json_object *body, const char *owner, c
     if (x->spec.image_id[0])
         thaw(x);
     else
-        w->config.driver->ops->create(w->config.driver, x->spec.template_id, &x->spec.limits, on_created, x);
+        x->spec.driver->ops->create(x->spec.driver, x->spec.template_id, &x->spec.limits, on_created, x);
 }

@@ -74,7 +74,6 @@ struct json_object *cell_remaining(struct cell *c) {
 }
 
 struct json_object *cell_describe(struct cell *c) {
-    const struct driver_ops *ops = c->world->config.driver->ops;
     struct json_object *o = json_object_new_object(), *network = json_object_new_object();
     int contexts = 0;
     for (int i = 0; i < DRIVER_SLOTS; i++) contexts += c->contexts[i] != NULL;
@@ -82,8 +81,8 @@ struct json_object *cell_describe(struct cell *c) {
     add_text(o, "template", c->template_name);
     add_text(o, "template_id", c->template_id);
     add_text(o, "status", cell_status_word(c));
-    add_text(o, "driver", ops->name);
-    add_text(o, "isolation", ops->isolation);
+    add_text(o, "driver", c->driver_name);
+    add_text(o, "isolation", c->isolation);
     add(o, "boot_ms", text_number(c->boot_ms));
     add_text(o, "boot_mode", c->boot_mode);
     add(o, "cpu", text_number(c->limits.cpu_millis / 1000.0));
@@ -170,6 +169,8 @@ struct json_object *cell_row(struct cell *c) {
     add_text(o, "template_id", c->template_id);
     add_text(o, "template", c->template_name);
     add_text(o, "boot_mode", c->boot_mode);
+    add_text(o, "driver", c->driver_name);
+    add_text(o, "isolation", c->isolation);
     add(o, "boot_ms", text_number(c->boot_ms));
     add_int(o, "created_ms", c->created_ms);
     add_int(o, "expires_ms", c->expires_ms);
@@ -217,6 +218,9 @@ int cell_from_row(struct cell *c, struct json_object *row) {
     get_text(row, "template_id", c->template_id, sizeof c->template_id);
     get_text(row, "template", c->template_name, sizeof c->template_name);
     get_text(row, "boot_mode", c->boot_mode, sizeof c->boot_mode);
+    get_text(row, "driver", c->driver_name, sizeof c->driver_name);
+    get_text(row, "isolation", c->isolation, sizeof c->isolation);
+    if (!c->driver_name[0]) (void)snprintf(c->driver_name, sizeof c->driver_name, "process"); /* written before there was another */
     c->boot_ms = json_object_get_double(body_get(row, "boot_ms"));
     c->created_ms = get_int(row, "created_ms");
     c->expires_ms = get_int(row, "expires_ms");

@@ -123,6 +123,28 @@ static int from_snapshot(struct world *w, const char *word, const char *wanted, 
     return 0;
 }
 
+/* A driver on its own makes everything. */
+static struct driver *only_driver(struct driver *d, const char *name, struct err *err) {
+    if (!name || !strcmp(name, "auto") || !strcmp(name, d->ops->name)) return d;
+    if (!strcmp(name, "process") || !strcmp(name, "microvm"))
+        return err_hint(err, ERR_DRIVER, "leave \"driver\" out", "this daemon makes sandboxes with the driver \"%s\" only", d->ops->name), NULL;
+    return err_set(err, ERR_INVALID, "driver must be auto, process or microvm, not \"%.40s\"", name), NULL;
+}
+
+static int spec_driver(struct world *w, struct json_object *body, struct cell_spec *out, struct err *err) {
+    struct driver *d = w->config.driver;
+    const char *name = NULL;
+    if (body_text(body, "driver", &name, err) < 0) return -1;
+    if (out->image_id[0]) { /* it comes back by the driver that wrote it */
+        const char *wrote = text_field(body_get(out->image_row, "cell"), "driver");
+        if (!wrote) wrote = "process"; /* written before there was another */
+        if (!name || !strcmp(name, "auto") || !strcmp(name, wrote)) return 0;
+        return err_hint(err, ERR_INVALID, "Leave \"driver\" out: it follows from the snapshot.", "the snapshot was made by the driver \"%s\", not \"%.40s\"", wrote, name);
+    }
+    out->driver = d->ops->pick ? d->ops->pick(d, name, err) : only_driver(d, name, err);
+    return out->driver ? 0 : -1;
+}
+
 static int from_template(struct world *w, const char *name, struct cell_spec *out, struct err *err) {
     if (template_resolve(w, name, out->template_id, err) < 0) return -1;
     (void)snprintf(out->template_name, sizeof out->template_name, "%s", name && *name ? name : "default");
@@ -144,5 +166,5 @@ int cell_spec_parse(struct world *w, struct json_object *body, const char *owner
         return -1;
     if (out->persistent && !idle_said && !out->idle_timeout_ms) out->idle_timeout_ms = IDLE_OF_SPACES_MS;
     int found = snapshot ? from_snapshot(w, snapshot, name, owner, out, err) : from_template(w, name, out, err);
-    return found < 0 ? -1 : limits_parse(w, body, &out->limits, err);
+    return found < 0 || spec_driver(w, body, out, err) < 0 ? -1 : limits_parse(w, body, &out->limits, err);
 }

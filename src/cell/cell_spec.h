@@ -7,6 +7,7 @@ struct cell_spec {
     struct json_object *env, *metadata; /* borrowed from the body, or NULL */
     int64_t ttl_ms, idle_timeout_ms;    /* 0: none */
     struct cell_limits limits;
+    struct driver *driver; /* that makes it */
     bool persistent, freeze_on_timeout;
     char image_id[CELL_ID_MAX];    /* from_snapshot; "": from the template */
     struct json_object *image_row; /* a reference, with image_id */

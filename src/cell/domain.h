@@ -81,6 +81,7 @@ struct cell {
     enum cell_status status;
     char reason[64];            /* why it ended */
     struct driver_cell *driver; /* NULL once gone */
+    char driver_name[16], isolation[176]; /* of the driver whose cell it is, or was when it was frozen */
     struct guest_link *guest;
     char parent_id[CELL_ID_MAX], root_id[CELL_ID_MAX]; /* branches: "" for one that was not forked; root of its tree (itself) */
     bool persistent, freeze_on_timeout; /* freeze_on_timeout: an idle timeout or ttl freezes instead of deleting */
@@ -218,6 +219,7 @@ void adopt_frame(struct context *, uint16_t type, uint16_t flags, uint32_t execu
 
 /* ---- cell.c, lifecycle.c, cell_json.c ---- */
 struct cell *cell_new(struct world *, const char *id);
+void cell_set_driver(struct cell *, struct driver_cell *);
 void cell_open_guest(struct cell *, int fd, bool taken_over);
 int cell_save(struct cell *, struct err *);
 struct json_object *cell_row(struct cell *);

@@ -227,7 +227,7 @@ static struct cell *child_new(struct fork *f, unsigned index, const struct drive
     struct cell *p = f->parent;
     struct world *w = p->world;
     struct cell *c = cell_new(w, w->config.driver->ops->id(copy->cell));
-    c->driver = copy->cell;
+    cell_set_driver(c, copy->cell);
     memcpy(c->owner, p->owner, sizeof c->owner);
     memcpy(c->template_id, p->template_id, sizeof c->template_id);
     memcpy(c->template_name, p->template_name, sizeof c->template_name);

@@ -71,7 +71,7 @@ static void on_thawed(void *arg, struct err *err, const struct driver_copy *copy
         undo(x, copy);
         return;
     }
-    c->driver = copy->cell;
+    cell_set_driver(c, copy->cell);
     c->status = CELL_RUNNING;
     int64_t expires = c->expires_ms;
     if (c->freeze_on_timeout && c->ttl_ms) c->expires_ms = wall_ms() + c->ttl_ms;

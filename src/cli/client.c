@@ -86,7 +86,8 @@ static const char *literal_of(const char *code, long status) {
                                         ERR_NOT_FOUND,     ERR_METHOD,       ERR_TIMEOUT_REQUEST, ERR_CONFLICT,
                                         ERR_EXISTS,        ERR_GONE,         ERR_TOO_LARGE,       ERR_IS_DIRECTORY,
                                         ERR_NOT_DIRECTORY, ERR_UNSUPPORTED,  ERR_LIMIT,           ERR_NO_SPACE,
-                                        ERR_UNAVAILABLE,   ERR_LOST,         ERR_INTERNAL,        ERR_IMAGE};
+                                        ERR_UNAVAILABLE,   ERR_LOST,         ERR_INTERNAL,        ERR_IMAGE,
+                                        ERR_DRIVER,        ERR_TEMPLATE};
     for (size_t i = 0; code && i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i], code) == 0) return known[i];
     switch (status) {

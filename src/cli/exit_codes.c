@@ -22,6 +22,8 @@ int exit_code_of(const char *code) {
         {ERR_CONFLICT, EXIT_REFUSED},
         {ERR_EXISTS, EXIT_REFUSED},
         {ERR_IMAGE, EXIT_REFUSED},
+        {ERR_DRIVER, EXIT_REFUSED},
+        {ERR_TEMPLATE, EXIT_REFUSED},
         {ERR_TOO_LARGE, EXIT_REFUSED},
         {ERR_IS_DIRECTORY, EXIT_REFUSED},
         {ERR_NOT_DIRECTORY, EXIT_REFUSED},

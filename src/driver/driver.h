@@ -18,7 +18,7 @@
 
 struct json_object;
 struct driver;
-struct driver_cell; /* owned by the driver; valid until destroy()'s callback or on_cell_gone returned */
+struct driver_cell; /* owned by the driver; valid until destroy()'s callback or on_cell_gone returned. Every driver's own struct begins with its ops */
 
 struct cell_limits {
     uint64_t memory_bytes; /* RAM of all processes of the cell together */
@@ -101,6 +101,10 @@ struct driver_ops {
     void (*adopt)(struct driver *, driver_done, void *arg);
     /* Make the template ready (bake its zygotes, fill its pool). Idempotent. */
     void (*warm)(struct driver *, const char *template_id, driver_done, void *arg);
+    /* Which driver makes a cell that asks for this one by name (NULL, "auto": whichever this daemon prefers)? Then create() is asked of what is returned.
+     * NULL with *e: invalid_request (no such driver), driver_unavailable (and why). The op itself may be NULL: the driver is the only one.
+     * Known when adopt() has called back. */
+    struct driver *(*pick)(struct driver *, const char *name, struct err *);
     /* limits: all fields set. */
     void (*create)(struct driver *, const char *template_id, const struct cell_limits *, driver_create_done, void *arg);
     /* Fill an empty slot. language: "python" | "shell" (later "node"). */
@@ -148,3 +152,6 @@ struct driver_ops {
 struct driver { /* first member of every driver's own struct */
     const struct driver_ops *ops;
 };
+
+/* Whose cell it is. */
+static inline const struct driver_ops *driver_cell_ops(const struct driver_cell *c) { return *(const struct driver_ops *const *)(const void *)c; }

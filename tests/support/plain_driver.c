@@ -24,6 +24,7 @@ struct slot {
     struct context_ends kept; /* our duplicates: what a keeper holds for the next daemon */
 };
 struct driver_cell {
+    const struct driver_ops *ops; /* first (driver.h) */
     struct driver_cell *next;
     struct plain *driver; /* NULL while nobody owns the cell (between close() and open()) */
     char id[CELL_ID_MAX], template_id[TEMPLATE_ID_HEX + 1], home[96];
@@ -274,6 +275,7 @@ static void op_create(struct driver *d, const char *template_id, const struct ce
     struct driver_cell *c = calloc(1, sizeof *c);
     if (!c) abort();
     c->driver = p;
+    c->ops = p->base.ops;
     c->guest_kept = -1;
     id_make(c->id, "sbx_");
     (void)snprintf(c->template_id, sizeof c->template_id, "%s", template_id);

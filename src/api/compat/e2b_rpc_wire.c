@@ -59,6 +59,8 @@ static const struct {
     {ERR_UNAUTHORIZED, "unauthenticated", 401},
     {ERR_CONFLICT, "failed_precondition", 400},
     {ERR_IMAGE, "failed_precondition", 400},
+    {ERR_DRIVER, "failed_precondition", 400},
+    {ERR_TEMPLATE, "failed_precondition", 400},
     {ERR_NO_SPACE, "failed_precondition", 400}, /* resource_exhausted makes their clients speak of a rate limit */
     {ERR_TOO_LARGE, "out_of_range", 400},
     {ERR_LIMIT, "resource_exhausted", 429},

@@ -12,12 +12,12 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "driver/image/sealed.h"
 #include "driver/process/memory_map.h"
 
 #define MEMORY_FORMAT 1
 #define MEMORY_MAGIC 0x004d454d414c4c43ull /* "CLLAMEM" */
 #define INDEX_MAGIC 0x58444e49u            /* "INDX" */
-#define IMAGE_DIGEST 32                    /* SHA-256 */
 #define INDEX_RUNS_MAX (16u << 20)
 #define INDEX_BYTES_MAX (512u << 20)
 #define ADDRESS_END 0x7ffffffff000ull /* of user memory on x86-64 */

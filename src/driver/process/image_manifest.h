@@ -1,18 +1,14 @@
-/* image_manifest.h: what an image is made of: one file, authenticated under the installation's key (docs/image-format.md).
- *
- * First line: 64 hex digits, HMAC-SHA-256 of everything behind that line. Then one JSON object. */
+/* image_manifest.h: the manifest of an image of the process driver (image/sealed.h, docs/image-format.md). */
 #pragma once
 #include <stdbool.h>
 
 #include "driver/driver.h"
+#include "driver/image/sealed.h"
 #include "driver/process/arch.h"
 #include "driver/process/image_format.h"
 #include "driver/process/image_scan.h"
 
 #define IMAGE_FORMAT 1
-#define MANIFEST_NAME "manifest"
-#define MANIFEST_BYTES_MAX (1u << 20)
-#define IMAGE_KEY 32
 
 struct image_slot {
     bool used;
@@ -32,8 +28,6 @@ struct image_manifest {
 };
 
 void image_manifest_free(struct image_manifest *);
-/* The installation's key, made on first use (0600, durable). */
-int image_key(const char *path, uint8_t key[IMAGE_KEY], struct err *);
 /* Write the file into the directory, durable. */
 int image_manifest_write(const struct image_manifest *, const uint8_t key[IMAGE_KEY], int dir_fd, struct err *);
 /* Read and check everything that the manifest itself can tell. The caller frees, also after a failure. */

@@ -4,11 +4,13 @@
 #include <uv.h>
 
 #include "driver/driver.h"
-#include "driver/process/keeper_client.h"
+#include "driver/keeper/keeper_client.h"
+#include "driver/keeper/kept_layers.h"
 
 enum cell_place { PLACE_EMPTY, PLACE_FILLED, PLACE_OUT }; /* two pools; handed to the domain */
 
 struct driver_cell {
+    const struct driver_ops *ops; /* first (driver.h) */
     struct process_driver *driver;
     struct driver_cell *next, *previous; /* in the driver's list of all cells */
     struct driver_cell *pool_next;
@@ -62,7 +64,7 @@ struct process_driver {
     char *bases, *key_file;  /* process_driver_images(); NULL: no images */
     struct base_view *views; /* base.h */
     struct need *needs, *need_active;
-    struct keeping *keeping;
+    struct kept_layers *keeping;
     unsigned works;          /* under way in the pool of threads */
     uint32_t last_capture; /* numbers of captures are this side's choice */
     uint64_t from_filled, from_empty, made, refills, forks, copies;
@@ -85,20 +87,13 @@ void process_fork(struct driver_cell *, unsigned n, driver_child_done each, driv
 void process_rename(struct driver_cell *, const char *id, driver_done, void *arg);
 uint64_t process_incarnation(const struct driver_cell *);
 
-/* ---- freeze.c, thaw.c, images_keep.c ---- */
+/* ---- freeze.c, thaw.c ---- */
 void process_freeze(struct driver_cell *, const char *image_id, const char *dir, bool hold, driver_image_done done, void *arg);
 void process_release(struct driver_cell *, driver_done, void *arg);
 void process_capture_drop(struct process_driver *, uint32_t capture);
 void process_thaw(struct driver *, const char *image_id, const char *dir, const char *cell_id, const struct cell_limits *, driver_copy_done done, void *arg);
 /* A context ended before the cell was handed out: told afterwards. */
 void process_thaw_exit(struct driver_cell *, int slot, enum context_fate, int code);
-void process_image_drop(struct driver *, const char *image_id, driver_done, void *arg);
-void process_images_keep(struct driver *, const char *const *keep, size_t n, driver_done, void *arg);
-void process_layer_told(struct process_driver *, const char *id);
-struct process_done {
-    driver_done done;
-    void *arg;
-};
 
 /* ---- process_driver.c ---- */
 void process_simple_call(struct process_driver *, struct keeper_request *, driver_done, void *arg); /* answered with nothing but success */

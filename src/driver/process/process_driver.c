@@ -32,7 +32,7 @@ struct keeper_limits limits_to_keeper(const struct cell_limits *l) {
 struct driver_cell *process_cell_new(struct process_driver *d, const char *template_id, const struct cell_limits *limits) {
     struct driver_cell *c = calloc(1, sizeof *c);
     if (!c) abort();
-    *c = (struct driver_cell){.driver = d, .place = PLACE_OUT, .limits = *limits, .guest_fd = -1, .python = {-1, -1, -1}, .next = d->cells};
+    *c = (struct driver_cell){.ops = d->base.ops, .driver = d, .place = PLACE_OUT, .limits = *limits, .guest_fd = -1, .python = {-1, -1, -1}, .next = d->cells};
     id_make(c->id, "sbx_");
     (void)snprintf(c->template_id, sizeof c->template_id, "%s", template_id);
     if (d->cells) d->cells->previous = c;
@@ -325,22 +325,25 @@ static void cell_gone(struct process_driver *d, struct driver_cell *c, enum cell
     process_cell_free(c);
 }
 
-static void on_event(void *arg, const struct keeper_reply *r, const int *fds, size_t n) {
+static bool on_event(void *arg, const struct keeper_reply *r, const int *fds, size_t n) {
     struct process_driver *d = arg;
     struct driver_cell *c = process_cell_by(d, r->cell, r->serial);
-    if (r->op == KEEPER_EVENT_FOUND) {
+    if (r->op == KEEPER_EVENT_FOUND && !r->machine) {
         found(d, r, fds, n);
     } else if (r->op == KEEPER_EVENT_CONTEXT_EXIT && c) {
         context_exit(d, c, r);
     } else if (r->op == KEEPER_EVENT_CELL_GONE && c) {
         cell_gone(d, c, r->fate == KEEPER_FATE_OOM ? CELL_FATE_OOM : CELL_FATE_KILLED);
         pool_refill_all(d);
-    } else if (r->op == KEEPER_EVENT_LAYER) {
-        process_layer_told(d, r->id);
+    } else if (r->op == KEEPER_EVENT_LAYER && d->keeping) {
+        kept_layers_told(d->keeping, r->id);
     } else if (r->op == KEEPER_EVENT_ZYGOTE_GONE) {
         bases_forget_zygote(d, r->template_id, r->language);
         if (r->language == KEEPER_PYTHON) pool_of(d, r->template_id)->ready = false;
+    } else {
+        return false;
     }
+    return true;
 }
 
 /* Cells end with their keeper. */
@@ -426,6 +429,7 @@ static void driver_close(struct driver *base) {
     struct process_driver *d = self(base);
     d->closing = true;
     keeper_client_close(d->keeper);
+    kept_layers_forget(d->keeping);
     bases_close(d);
     while (d->cells) process_cell_free(d->cells);
     for (struct ensure *z = d->ensuring, *next; z; z = next) {
@@ -444,13 +448,18 @@ static void driver_close(struct driver *base) {
     uv_close((uv_handle_t *)&d->refill_timer, on_closed);
 }
 
+static void image_drop(struct driver *base, const char *image_id, driver_done done, void *arg) { kept_layer_drop(self(base)->keeper, image_id, done, arg); }
+static void images_keep(struct driver *base, const char *const *keep, size_t n, driver_done done, void *arg) {
+    kept_layers_sweep(self(base)->keeper, &self(base)->keeping, keep, n, done, arg);
+}
+
 static const struct driver_ops ops = {
     .name = "process",
     .isolation = "namespaces, own id range, seccomp, Landlock, no capabilities, cgroup limits (shared host kernel)",
     .set_listener = set_listener, .adopt = adopt, .warm = warm, .create = create, .context_make = context_make,
     .context_signal = context_signal, .set_limits = set_limits, .pause = cell_pause, .resume = cell_resume, .stats = stats,
     .destroy = destroy, .id = cell_id_of, .fork = process_fork, .rename = process_rename,
-    .freeze = process_freeze, .release = process_release, .thaw = process_thaw, .image_drop = process_image_drop, .images_keep = process_images_keep,
+    .freeze = process_freeze, .release = process_release, .thaw = process_thaw, .image_drop = image_drop, .images_keep = images_keep,
     .incarnation = process_incarnation, .report = report, .close = driver_close,
 };
 
@@ -470,6 +479,8 @@ int process_driver_images(struct driver *base, const char *bases_dir, const char
     base_files_tidy(bases_dir);
     return 0;
 }
+
+struct keeper_client *process_driver_keeper(struct driver *base) { return self(base)->keeper; }
 
 void process_driver_limits(struct driver *base, const struct cell_limits *l) { self(base)->pool_limits = *l; }
 

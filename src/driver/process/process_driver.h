@@ -18,3 +18,6 @@ void process_driver_limits(struct driver *, const struct cell_limits *);
 /* Where images are at home: bases_dir, what they leave out (process/base.h; made when missing), and key_file, what authenticates them (made when
  * missing, in a directory that exists). Without it freeze and thaw are refused. */
 int process_driver_images(struct driver *, const char *bases_dir, const char *key_file, struct err *);
+/* Its connection to the keeper, for another driver beside it (keeper_client_join). */
+struct keeper_client;
+struct keeper_client *process_driver_keeper(struct driver *);

@@ -171,7 +171,7 @@ static void op_create(struct driver *d, const char *template_id, const struct ce
     if (t->failed) return;
     struct driver_cell *c = &f->cells[f->cell_count++];
     int pair[2];
-    *c = (struct driver_cell){.fake = f, .alive = true};
+    *c = (struct driver_cell){.ops = f->driver->ops, .fake = f, .alive = true};
     id_make(c->id, "sbx_");
     (void)snprintf(c->template_id, sizeof c->template_id, "%s", template_id);
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
@@ -249,7 +249,7 @@ static void copy_cell(struct driver_cell *of, struct task *t) {
     assert_true(f->cell_count < FAKE_CELLS);
     struct driver_cell *c = &f->cells[f->cell_count++];
     int pair[2];
-    *c = (struct driver_cell){.fake = f, .alive = true};
+    *c = (struct driver_cell){.ops = f->driver->ops, .fake = f, .alive = true};
     id_make(c->id, "sbx_");
     memcpy(c->template_id, of->template_id, sizeof c->template_id);
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);

@@ -27,6 +27,7 @@ struct fake_slot {
     struct context_ends kept; /* duplicates of the daemon's ends, for the next daemon */
 };
 struct driver_cell {
+    const struct driver_ops *ops; /* first (driver.h) */
     struct fake *fake;
     char id[CELL_ID_MAX], template_id[TEMPLATE_ID_HEX + 1];
     bool alive;

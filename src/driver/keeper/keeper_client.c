@@ -1,7 +1,6 @@
-#include "driver/process/keeper_client.h"
+#include "driver/keeper/keeper_client.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,15 +16,22 @@
 
 struct call {
     struct call *next;
+    struct keeper_client *from; /* NULL: its handle was closed, the answer is thrown away */
     uint64_t tag;
     keeper_answer done;
     void *arg;
     struct keeper_request request;
-    int fd; /* goes with the request; -1: none */
+    int fd[KEEPER_CALL_FDS]; /* go with the request; -1: none */
     bool sent;
 };
 
-struct keeper_client {
+struct keeper_client { /* a handle */
+    struct keeper_client *next;
+    struct link *link;
+    struct keeper_client_events events;
+};
+
+struct link { /* the connection */
     uv_loop_t *loop;
     uv_poll_t poll;
     uv_timer_t retry;
@@ -35,7 +41,7 @@ struct keeper_client {
     uint64_t next_tag;
     struct call *first, *last; /* in the order of the calls; the keeper answers nearly in that order */
     size_t pending;
-    struct keeper_client_events events;
+    struct keeper_client *clients; /* in the order in which they joined */
 };
 
 static void on_ready(uv_poll_t *, int, int);
@@ -54,13 +60,13 @@ static int dial(const char *path, struct err *e) {
     return steal_fd(&fd);
 }
 
-static void want(struct keeper_client *k) {
+static void want(struct link *k) {
     bool unsent = false;
     for (struct call *c = k->first; c && !unsent; c = c->next) unsent = !c->sent;
     uv_poll_start(&k->poll, UV_READABLE | (unsent ? UV_WRITABLE : 0), on_ready);
 }
 
-static int attach(struct keeper_client *k, struct err *e) {
+static int attach(struct link *k, struct err *e) {
     k->fd = dial(k->path, e);
     if (k->fd < 0) return -1;
     uv_poll_init(k->loop, &k->poll, k->fd);
@@ -70,47 +76,51 @@ static int attach(struct keeper_client *k, struct err *e) {
     return 0;
 }
 
-static void finish(struct keeper_client *k) {
+static void finish(struct link *k) {
     if (!k->handles && k->closing) free(k);
 }
 static void on_poll_closed(uv_handle_t *h) {
-    struct keeper_client *k = h->data;
+    struct link *k = h->data;
     k->handles--;
     if (k->closing) finish(k);
     else uv_timer_start(&k->retry, on_retry, RECONNECT_MS, 0);
 }
 static void on_timer_closed(uv_handle_t *h) {
-    struct keeper_client *k = h->data;
+    struct link *k = h->data;
     k->handles--;
     finish(k);
 }
 
-static void fail_all(struct keeper_client *k) {
+static void close_fds(struct call *c) {
+    for (int i = 0; i < KEEPER_CALL_FDS; i++) close_fd(&c->fd[i]);
+}
+
+static void fail_all(struct link *k) {
     struct call *c = k->first;
     k->first = k->last = NULL;
     k->pending = 0;
     while (c) {
         struct call *next = c->next;
         struct err e;
-        close_fd(&c->fd);
+        close_fds(c);
         err_hint(&e, ERR_UNAVAILABLE, "the keeper's log says why; `cella up` starts it again", "the keeper is gone");
-        c->done(c->arg, &e, NULL, NULL, 0);
+        if (c->from) c->done(c->arg, &e, NULL, NULL, 0);
         free(c);
         c = next; /* an answer may call again: that call is on the new list */
     }
 }
 
-static void lost(struct keeper_client *k) {
+static void lost(struct link *k) {
     log_error("the keeper is gone: its cells are lost");
     uv_poll_stop(&k->poll);
     close_fd(&k->fd);
     uv_close((uv_handle_t *)&k->poll, on_poll_closed);
     fail_all(k);
-    k->events.on_lost(k->events.arg);
+    for (struct keeper_client *c = k->clients; c; c = c->next) c->events.on_lost(c->events.arg);
 }
 
 static void on_retry(uv_timer_t *t) {
-    struct keeper_client *k = t->data;
+    struct link *k = t->data;
     struct err e;
     if (attach(k, &e)) {
         fail_all(k); /* what was asked since */
@@ -118,39 +128,41 @@ static void on_retry(uv_timer_t *t) {
         return;
     }
     log_info("a keeper answers again");
-    k->events.on_back(k->events.arg);
+    for (struct keeper_client *c = k->clients; c; c = c->next) c->events.on_back(c->events.arg);
 }
 
-static ssize_t send_one(struct keeper_client *k, struct call *c) {
+static ssize_t send_one(struct link *k, struct call *c) {
     struct iovec iov = {&c->request, sizeof c->request};
     union {
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(KEEPER_CALL_FDS * sizeof(int))];
         struct cmsghdr align;
     } control = {.space = {0}};
     struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (c->fd >= 0) {
+    size_t n = 0;
+    while (n < KEEPER_CALL_FDS && c->fd[n] >= 0) n++;
+    if (n) {
         m.msg_control = control.space;
-        m.msg_controllen = sizeof control.space;
+        m.msg_controllen = CMSG_SPACE(n * sizeof(int));
         struct cmsghdr *h = CMSG_FIRSTHDR(&m);
         h->cmsg_level = SOL_SOCKET;
         h->cmsg_type = SCM_RIGHTS;
-        h->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(h), &c->fd, sizeof(int));
+        h->cmsg_len = CMSG_LEN(n * sizeof(int));
+        memcpy(CMSG_DATA(h), c->fd, n * sizeof(int));
     }
     return sendmsg(k->fd, &m, MSG_NOSIGNAL);
 }
 
-static bool send_unsent(struct keeper_client *k) {
+static bool send_unsent(struct link *k) {
     for (struct call *c = k->first; c; c = c->next) {
         if (c->sent) continue;
         if (send_one(k, c) < 0) return errno == EAGAIN || errno == EINTR;
         c->sent = true;
-        close_fd(&c->fd);
+        close_fds(c);
     }
     return true;
 }
 
-static struct call *take(struct keeper_client *k, uint64_t tag) {
+static struct call *take(struct link *k, uint64_t tag) {
     struct call *before = NULL;
     for (struct call *c = k->first; c; before = c, c = c->next) {
         if (c->tag != tag) continue;
@@ -175,14 +187,25 @@ static const char *code_of(int error) {
     }
 }
 
-static void deliver(struct keeper_client *k, const struct keeper_reply *r, const int *fds, size_t n) {
+static void discard(const int *fds, size_t n) {
+    for (size_t i = 0; i < n; i++) close(fds[i]);
+}
+
+static void tell(struct link *k, const struct keeper_reply *r, const int *fds, size_t n) {
+    for (struct keeper_client *c = k->clients; c; c = c->next)
+        if (c->events.on_event(c->events.arg, r, fds, n)) return;
+    discard(fds, n);
+}
+
+static void deliver(struct link *k, const struct keeper_reply *r, const int *fds, size_t n) {
     struct call *c = r->tag ? take(k, r->tag) : NULL;
-    if (r->tag && !c) {
-        for (size_t i = 0; i < n; i++) close(fds[i]);
-    } else if (!c) {
-        k->events.on_event(k->events.arg, r, fds, n);
+    if (!r->tag) {
+        tell(k, r, fds, n);
+    } else if (!c || !c->from) {
+        discard(fds, n);
     } else if (r->error) {
         struct err e;
+        discard(fds, n);
         err_set(&e, code_of(r->error), "%.*s", (int)sizeof r->text, r->text);
         e.sys_errno = r->error;
         c->done(c->arg, &e, NULL, NULL, 0);
@@ -193,7 +216,7 @@ static void deliver(struct keeper_client *k, const struct keeper_reply *r, const
 }
 
 /* One message. 1 read, 0 nothing there, -1 the connection is over. */
-static int read_one(struct keeper_client *k) {
+static int read_one(struct link *k) {
     struct keeper_reply r;
     struct iovec iov = {&r, sizeof r};
     union {
@@ -215,8 +238,13 @@ static int read_one(struct keeper_client *k) {
     return 1;
 }
 
+static void quiet(struct link *k) {
+    for (struct keeper_client *c = k->clients; c; c = c->next)
+        if (c->events.on_quiet) c->events.on_quiet(c->events.arg);
+}
+
 static void on_ready(uv_poll_t *p, int status, int events) {
-    struct keeper_client *k = p->data;
+    struct link *k = p->data;
     int got = 1;
     if (status < 0) {
         lost(k);
@@ -225,7 +253,7 @@ static void on_ready(uv_poll_t *p, int status, int events) {
     size_t pending = k->pending;
     for (int i = 0; (events & UV_READABLE) && i < ANSWERS_PER_TURN && got > 0 && !k->closing && k->fd >= 0; i++) got = read_one(k);
     if (k->closing || k->fd < 0) return;
-    if (pending && !k->pending && got >= 0) k->events.on_quiet(k->events.arg);
+    if (pending && !k->pending && got >= 0) quiet(k);
     if (got < 0 || !send_unsent(k)) {
         lost(k);
         return;
@@ -233,12 +261,20 @@ static void on_ready(uv_poll_t *p, int status, int events) {
     want(k);
 }
 
+static struct keeper_client *handle_new(struct link *k, const struct keeper_client_events *events) {
+    struct keeper_client *c = calloc(1, sizeof *c), **at = &k->clients;
+    if (!c) abort();
+    *c = (struct keeper_client){.link = k, .events = *events};
+    while (*at) at = &(*at)->next;
+    *at = c;
+    return c;
+}
+
 struct keeper_client *keeper_client_open(uv_loop_t *loop, const char *path, const struct keeper_client_events *events, struct err *e) {
-    if (strlen(path) >= sizeof ((struct keeper_client *)0)->path) return err_set(e, ERR_INVALID, "socket path %s is too long", path), NULL;
-    struct keeper_client *k = calloc(1, sizeof *k);
+    if (strlen(path) >= sizeof ((struct link *)0)->path) return err_set(e, ERR_INVALID, "socket path %s is too long", path), NULL;
+    struct link *k = calloc(1, sizeof *k);
     if (!k) return err_sys(e, ENOMEM, "keeper client"), NULL;
     k->loop = loop;
-    k->events = *events;
     k->next_tag = 1;
     k->fd = -1;
     (void)snprintf(k->path, sizeof k->path, "%s", path);
@@ -249,17 +285,22 @@ struct keeper_client *keeper_client_open(uv_loop_t *loop, const char *path, cons
     uv_timer_init(loop, &k->retry);
     k->retry.data = k;
     k->handles++;
-    return k;
+    return handle_new(k, events);
 }
 
-void keeper_call(struct keeper_client *k, struct keeper_request *q, keeper_answer done, void *arg) { keeper_call_fd(k, q, -1, done, arg); }
+struct keeper_client *keeper_client_join(struct keeper_client *other, const struct keeper_client_events *events) { return handle_new(other->link, events); }
 
-void keeper_call_fd(struct keeper_client *k, struct keeper_request *q, int fd, keeper_answer done, void *arg) {
+void keeper_call(struct keeper_client *h, struct keeper_request *q, keeper_answer done, void *arg) { keeper_call_fds(h, q, NULL, 0, done, arg); }
+void keeper_call_fd(struct keeper_client *h, struct keeper_request *q, int fd, keeper_answer done, void *arg) { keeper_call_fds(h, q, &fd, 1, done, arg); }
+
+void keeper_call_fds(struct keeper_client *h, struct keeper_request *q, const int *fds, size_t n, keeper_answer done, void *arg) {
+    struct link *k = h->link;
     struct call *c = calloc(1, sizeof *c);
     if (!c) abort();
-    c->fd = fd;
+    for (size_t i = 0; i < KEEPER_CALL_FDS; i++) c->fd[i] = i < n ? fds[i] : -1;
     q->magic = KEEPER_MAGIC;
     q->tag = c->tag = k->next_tag++;
+    c->from = h;
     c->request = *q;
     c->done = done;
     c->arg = arg;
@@ -272,13 +313,13 @@ void keeper_call_fd(struct keeper_client *k, struct keeper_request *q, int fd, k
     want(k);
 }
 
-size_t keeper_client_pending(const struct keeper_client *k) { return k->pending; }
+size_t keeper_client_pending(const struct keeper_client *h) { return h->link->pending; }
 
-void keeper_client_close(struct keeper_client *k) {
+static void link_close(struct link *k) {
     k->closing = true;
     for (struct call *c = k->first, *next; c; c = next) {
         next = c->next;
-        close_fd(&c->fd);
+        close_fds(c);
         free(c);
     }
     k->first = k->last = NULL;
@@ -289,4 +330,15 @@ void keeper_client_close(struct keeper_client *k) {
     }
     uv_timer_stop(&k->retry);
     uv_close((uv_handle_t *)&k->retry, on_timer_closed);
+}
+
+void keeper_client_close(struct keeper_client *h) {
+    struct link *k = h->link;
+    struct keeper_client **at = &k->clients;
+    while (*at != h) at = &(*at)->next;
+    *at = h->next;
+    for (struct call *c = k->first; c; c = c->next)
+        if (c->from == h) c->from = NULL;
+    free(h);
+    if (!k->clients) link_close(k);
 }

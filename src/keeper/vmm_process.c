@@ -192,7 +192,9 @@ int vmm_fork(struct vmm *parent, struct vmm *v, int theirs, struct err *e) {
         return cgroup_enter(v->group, CGROUP_RUN, v->pid, e);
     }
     if (its) kill((pid_t)said[0], SIGKILL);
-    return ready ? -1 : err_set(e, ERR_LOST, "the fork of a monitor is not the process that it says");
+    if (ready) return -1;
+    vmm_lost(parent, "its fork is not the process that it says");
+    return err_set(e, ERR_LOST, "the fork of a monitor is not the process that it says");
 }
 
 /* ---- the end ---- */

@@ -9,5 +9,7 @@ int vmm_receive(struct vmm *v, struct ucred *creds);
 const struct vmm_message *vmm_received(const char **text);
 /* -1 with the monitor's own errno and words. */
 int vmm_refused(const struct vmm_message *, const char *text, struct err *);
+/* It broke a rule, or has ended: it is killed and over. */
+void vmm_lost(struct vmm *v, const char *why);
 /* Wait for something to receive; after the limit the monitor is killed. */
 int vmm_readable(struct vmm *v, int64_t until_ms, int limit_ms, struct err *);

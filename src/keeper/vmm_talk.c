@@ -60,7 +60,7 @@ static struct {
     char text[VMM_TEXT_MAX + 1];
 } in; /* one at a time; not on the stack: it is large */
 
-static void lost(struct vmm *v, const char *why) {
+void vmm_lost(struct vmm *v, const char *why) {
     if (v->over) return;
     v->over = vmm_fell = true;
     (void)snprintf(v->why, sizeof v->why, "%s", why);
@@ -79,8 +79,8 @@ int vmm_receive(struct vmm *v, struct ucred *creds) {
     struct msghdr h = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = creds ? control.space : NULL, .msg_controllen = creds ? sizeof control.space : 0};
     const ssize_t got = recvmsg(v->watch.fd, &h, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
-    if (got <= 0) return lost(v, "it has ended"), -1;
-    if (got < (ssize_t)sizeof in.m || h.msg_flags & MSG_TRUNC || in.m.bytes != (size_t)got - sizeof in.m) return lost(v, "it sent a message that is none"), -1;
+    if (got <= 0) return vmm_lost(v, "it has ended"), -1;
+    if (got < (ssize_t)sizeof in.m || h.msg_flags & MSG_TRUNC || in.m.bytes != (size_t)got - sizeof in.m) return vmm_lost(v, "it sent a message that is none"), -1;
     in.text[in.m.bytes] = 0;
     const struct cmsghdr *c = creds ? CMSG_FIRSTHDR(&h) : NULL;
     if (creds) *creds = (struct ucred){0};
@@ -126,7 +126,7 @@ void vmm_hear(struct vmm *v) {
 static int late(struct vmm *v, int limit_ms, struct err *e) {
     char why[64];
     (void)snprintf(why, sizeof why, "it did not answer within %d ms", limit_ms);
-    lost(v, why);
+    vmm_lost(v, why);
     err_set(e, ERR_LOST, "the monitor of the machine did not answer within %d ms and was killed", limit_ms);
     e->sys_errno = ETIMEDOUT;
     return -1;
@@ -162,7 +162,7 @@ uint32_t vmm_send(struct vmm *v, enum vmm_type type, const struct vmm_ask *a, st
     if (n) memcpy(out.text, a->text, n);
     out.m.bytes = (uint32_t)n;
     if (!fdpass_send(v->watch.fd, &out, sizeof out.m + n, a->fd, a->fds, MSG_DONTWAIT)) return out.m.seq;
-    lost(v, errno == EAGAIN ? "it does not read its requests" : "it has ended");
+    vmm_lost(v, errno == EAGAIN ? "it does not read its requests" : "it has ended");
     return gone(v, e), 0;
 }
 
@@ -178,7 +178,7 @@ int vmm_wait(struct vmm *v, uint32_t seq, enum vmm_type type, int limit_ms, uint
             continue;
         }
         if (in.m.type != type) {
-            lost(v, "it answered something else");
+            vmm_lost(v, "it answered something else");
             return gone(v, e);
         }
         if (in.m.status) return vmm_refused(&in.m, in.text, e);

@@ -21,8 +21,8 @@ TEMPLATES = pathlib.Path(os.environ.get("CELLA_TEMPLATES", "/var/lib/cella/templ
 class Running:
     """A keeper process on a temporary state directory."""
 
-    def __init__(self, *options, place=None):
-        self.options = options
+    def __init__(self, *options, place=None, program=BUILD / "cella-keeper"):
+        self.options, self.program = options, program
         self.state = pathlib.Path(tempfile.mkdtemp(prefix="cella-keeper-test-", dir=place))
         (self.state / "templates").symlink_to(TEMPLATES)
         (self.state / "run").mkdir()
@@ -35,7 +35,7 @@ class Running:
         contexts = BUILD.parent / "contexts"
         pathlib.Path(self.path).unlink(missing_ok=True)  # a child of one that was killed may have it open for a moment, and nobody would answer there
         self.process = subprocess.Popen(
-            [BUILD / "cella-keeper", "--state", self.state, "--socket", self.path, "--user", "root", "--contexts", contexts,
+            [self.program, "--state", self.state, "--socket", self.path, "--user", "root", "--contexts", contexts,
              "--guest", BUILD / "cella-guest", *self.options], stderr=self.log, stdout=self.log)
         deadline = time.monotonic() + 30
         while True:

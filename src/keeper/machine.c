@@ -61,8 +61,20 @@ int machine_disk_limit(const char *layer, uint64_t disk_bytes, struct err *e) { 
 
 static int make_layer(const struct cell *c, const struct machine_wish *w, struct err *e) {
     const struct cell_files *f = &w->files;
-    int rc = !f->layer ? layer_make_empty(c->name, w->limits->disk_bytes, e) : f->take ? layer_rename(f->layer, c->name, e) : layer_snapshot(f->layer, c->name, e);
-    return rc ? -1 : machine_disk_limit(c->name, w->limits->disk_bytes, e);
+    struct machine *m = c->machine;
+    if (f->layer && !f->take) {
+        (void)snprintf(m->disk_from, sizeof m->disk_from, "%s", f->layer);
+        if (snapshot_prepare(&m->disk, m->disk_from, c->name, e)) return -1;
+        snapshot_go(&m->disk);
+        return 0;
+    }
+    if (f->layer ? layer_rename(f->layer, c->name, e) : layer_make_empty(c->name, w->limits->disk_bytes, e)) return -1;
+    return machine_disk_limit(c->name, w->limits->disk_bytes, e);
+}
+
+static int layer_ready(struct machine *m, struct err *e) {
+    if (!m->disk.made) return 0;
+    return snapshot_end(&m->disk, e) || machine_disk_limit(m->cell->name, m->cell->limits.disk_bytes, e) ? -1 : 0;
 }
 
 struct cell *machine_cell(const struct machine_wish *w, struct err *e) {
@@ -150,7 +162,7 @@ static int fit_console(struct machine *m, int dir, struct machine_fitting *f, st
 }
 
 int machine_fit(struct machine *m, int dir, struct machine_fitting *f, struct err *e) {
-    return fit_disk(m, f, e) || fit_console(m, dir, f, e) ? -1 : 0;
+    return layer_ready(m, e) || fit_disk(m, f, e) || fit_console(m, dir, f, e) ? -1 : 0;
 }
 
 int machine_attach(struct machine *m, uint64_t streams, struct machine_fitting *f, struct err *e) {
@@ -251,6 +263,8 @@ int machine_usable(const struct cell *c, struct err *e) {
 }
 
 void machine_stop(struct machine *m) {
+    struct err ignored;
+    (void)snapshot_end(&m->disk, &ignored);
     saves_stop(&m->vmm);
     vmm_end(&m->vmm);
     close_fd(&m->root_fd);

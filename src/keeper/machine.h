@@ -5,6 +5,7 @@
  * The keeper holds a copy of the daemon's end of every connection into the guest, so that the next daemon gets them; it reads nothing of them. */
 #pragma once
 #include "keeper/cell.h"
+#include "keeper/snapshot.h"
 #include "keeper/vmm_talk.h"
 
 /* Numbers of connections: a context's slot, then these two. */
@@ -32,11 +33,14 @@ struct machine {
     char base[KEEPER_ID];     /* what its memory descends from; "": booted */
     bool held;                /* a capture makes it stand still */
     bool writing;             /* it is becoming a base */
+    struct snapshot disk;     /* its layer, which is being made; no layer before machine_fit() */
+    char disk_from[KEEPER_ID];
     int root_fd;              /* of one that was booted: the template's root, which its base is to have; else -1 */
     int stream[MACHINE_STREAMS]; /* the daemon's ends; -1: not connected */
 };
 
-/* A cell with everything but a monitor: entry, serial, group with limits, layer, a machine that is not started. Its layer starts empty, or as `files` says. NULL with *e. */
+/* A cell with everything but a monitor: entry, serial, group with limits, layer, a machine that is not started. Its layer starts empty, or as `files` says; a snapshot is taken
+ * by another thread while the monitor is made. NULL with *e. */
 struct machine_wish {
     const char *id, *template_id;
     const struct keeper_limits *limits;

@@ -27,7 +27,7 @@ static void heard(struct watch *w) {
 
 static int fork_dormant(struct vmm *from, struct vmm *to, struct err *e) {
     const int theirs = fault_error("keeper.machine.fork", e) ? -1 : vmm_pair(to, e);
-    if (theirs < 0 || vmm_fork(from, to, theirs, e)) return -1;
+    if (theirs < 0 || vmm_fork(from, to, theirs, e) || vmm_forked(from, to, e)) return -1;
     to->watch.ready = heard;
     return watch_add(&to->watch, e);
 }
@@ -99,13 +99,15 @@ void machine_capture_drop(struct capture *k) {
 
 /* ---- copies ---- */
 
-/* A fork of `parent` becomes the machine: what it needs waits in its socket when it is born. */
+/* A fork of `parent` becomes the machine: what it needs is in its socket before it is ready. */
 static int born(struct machine *m, struct vmm *parent, int dir, uint64_t streams, uint64_t needed, struct err *e) {
     struct machine_fitting f = {0};
-    cleanup_close int theirs = vmm_pair(&m->vmm, e);
-    if (theirs < 0 || machine_fit(m, dir, &f, e) || machine_attach(m, streams, &f, e)) return -1;
+    const int theirs = vmm_pair(&m->vmm, e);
+    if (theirs < 0 || vmm_fork(parent, &m->vmm, theirs, e)) return -1;
     fault_point("keeper.machine.born");
-    if (vmm_fork(parent, &m->vmm, steal_fd(&theirs), e) || machine_fitted(m, &f, needed, e)) return -1;
+    const int fit = machine_fit(m, dir, &f, e) || machine_attach(m, streams, &f, e) ? -1 : 0;
+    struct err other;
+    if (vmm_forked(parent, &m->vmm, fit ? &other : e) || fit || machine_fitted(m, &f, needed, e)) return -1;
     return machine_run(m, e);
 }
 

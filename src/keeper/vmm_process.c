@@ -178,20 +178,22 @@ int vmm_move(struct vmm *v, const char *group, struct err *e) {
 /* The parent may be a guest's that took its monitor over, and say any number: it must be a process that the parent made, which the kernel says of the one that wrote
  * the first message, and which can be nowhere but in the parent's group. */
 int vmm_fork(struct vmm *parent, struct vmm *v, int theirs, struct err *e) {
-    cleanup_close int end = theirs;
     const bool other_user = v->uid != parent->uid;
-    const struct vmm_ask ask = {.arg = {other_user ? VMM_FORK_UID : 0, v->uid, v->uid}, .fd = {end}, .fds = 1};
+    const struct vmm_ask ask = {.arg = {other_user ? VMM_FORK_UID : 0, v->uid, v->uid}, .fd = {theirs}, .fds = 1};
     uint64_t said[6];
+    const int rc = vmm_ask(parent, VMM_FORK, &ask, VMM_ANSWER_MS, said, e);
+    close(theirs);
+    if (rc) return -1;
+    v->pid = said[0] <= INT_MAX ? (pid_t)said[0] : 0; /* not believed before vmm_forked() */
+    return 0;
+}
+
+int vmm_forked(struct vmm *parent, struct vmm *v, struct err *e) {
     struct ucred who;
-    if (vmm_ask(parent, VMM_FORK, &ask, VMM_ANSWER_MS, said, e)) return -1;
-    close_fd(&end);
     const int ready = await_ready(v, VMM_ANSWER_MS, &who, e);
-    const bool its = said[0] <= INT_MAX && (pid_t)said[0] != parent->pid && in_group(parent->group, (pid_t)said[0]);
-    if (!ready && its && (pid_t)said[0] == who.pid && who.uid == v->uid) {
-        v->pid = who.pid;
-        return cgroup_enter(v->group, CGROUP_RUN, v->pid, e);
-    }
-    if (its) kill((pid_t)said[0], SIGKILL);
+    const bool its = v->pid != parent->pid && in_group(parent->group, v->pid);
+    if (!ready && its && v->pid == who.pid && who.uid == v->uid) return cgroup_enter(v->group, CGROUP_RUN, v->pid, e);
+    if (its) kill(v->pid, SIGKILL);
     if (ready) return -1;
     vmm_lost(parent, "its fork is not the process that it says");
     return err_set(e, ERR_LOST, "the fork of a monitor is not the process that it says");

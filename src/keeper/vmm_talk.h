@@ -55,8 +55,10 @@ uid_t vmm_uid(void);
 int vmm_start(struct vmm *v, bool of_template, struct err *);
 /* The other end of v's control socket, for VMM_FORK; v->group and v->uid are set. Requests can be sent to v at once. */
 int vmm_pair(struct vmm *v, struct err *);
-/* Fork `parent`; the child, in its own group, paused, is v of vmm_pair(), whose end `theirs` this closes. */
+/* Fork `parent`, in two steps, between which other things can be done: the child is on its way, it is v of vmm_pair(), whose end `theirs` this closes; it stands, paused, in
+ * its own group. */
 int vmm_fork(struct vmm *parent, struct vmm *v, int theirs, struct err *);
+int vmm_forked(struct vmm *parent, struct vmm *v, struct err *);
 /* Into another group, which is the monitor's from then on. */
 int vmm_move(struct vmm *v, const char *group, struct err *);
 /* The monitor and its socket are `to`'s. */

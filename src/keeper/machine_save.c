@@ -23,7 +23,7 @@
 struct save {
     struct watch watch; /* first: the child that makes a base durable */
     bool used;
-    struct vmm *vmm;    /* that writes; NULL: it has written */
+    struct vmm *vmm;    /* that writes, or whose machine becomes a base; NULL: it is gone, and had written */
     struct saved saved;
     int64_t until_ms;
     int dir;            /* of the template's machines; -1: not a base */
@@ -56,12 +56,20 @@ static void end(struct save *s) {
     s->used = false;
 }
 
-/* Tell it; a base that failed leaves nothing. */
+/* Tell it, and what becomes of the machine of a base: one that failed leaves no files. */
 static void finish(struct save *s, int rc, const struct err *e) {
+    struct machine *m = s->dir >= 0 ? (struct machine *)s->vmm : NULL;
+    struct err ignored;
     if (rc && s->dir >= 0) base_drop(s->dir, s->saved.base);
     const struct saved said = s->saved;
     end(s);
     on_saved(&said, rc, e);
+    if (!m) return;
+    m->writing = false;
+    if (rc && !m->vmm.over) (void)machine_resume(m->cell, &ignored);
+    if (rc) return;
+    on_machine_ended();
+    cell_destroy(m->cell); /* after the answer: whoever reads it expects the connections to end */
 }
 
 static struct save *of(const struct vmm *v) {
@@ -160,27 +168,15 @@ static int settle(struct save *s, struct err *e) {
     return pid < 0 ? err_sys(e, why, "fork") : watch_add(&s->watch, e);
 }
 
-/* The memory is in its file: the machine has done what it was for. */
+/* The memory is in its file; the machine stands still until all is durable. */
 static void base_written(struct vmm *v, int status, const uint64_t arg[6], const char *text) {
     struct save *s = of(v);
-    struct machine *m = (struct machine *)v;
-    struct cell *c = m->cell;
-    struct err e, ignored;
+    struct err e;
     (void)arg;
     if (!s) return;
-    s->vmm = NULL;
-    m->writing = false;
-    if (status) {
-        if (!v->over) (void)vmm_ask(v, VMM_RESUME, NULL, VMM_ANSWER_MS, NULL, &ignored);
-        finish(s, failed(status, text, &e), &e);
-        return;
-    }
-    char layer[KEEPER_ID];
-    memcpy(layer, c->name, sizeof layer);
-    on_machine_ended();
-    cell_destroy(c);
     fault_point("keeper.base.written");
-    if (layer_rename(layer, s->saved.base, &e) || settle(s, &e)) finish(s, -1, &e);
+    if (status) (void)failed(status, text, &e);
+    if (status || layer_snapshot(((struct machine *)v)->cell->name, s->saved.base, &e) || settle(s, &e)) finish(s, -1, &e);
 }
 
 int base_start(struct cell *c, const char *name, uint64_t tag, struct err *e) {
@@ -225,13 +221,13 @@ bool saves_busy(const struct vmm *v) { return of(v) != NULL; }
 
 bool saves_waiting(void) {
     for (size_t i = 0; i < SAVES_MAX; i++)
-        if (saves[i].used && saves[i].vmm) return true;
+        if (saves[i].used && saves[i].vmm && saves[i].vmm->later) return true;
     return false;
 }
 
 void saves_check(void) {
     for (size_t i = 0; i < SAVES_MAX; i++) {
-        if (!saves[i].used || !saves[i].vmm || monotonic_ms() < saves[i].until_ms) continue;
+        if (!saves[i].used || !saves[i].vmm || !saves[i].vmm->later || monotonic_ms() < saves[i].until_ms) continue;
         log_warn("a machine was not written within %d s", SAVE_MS / 1000);
         cgroup_kill(saves[i].vmm->group); /* its end is heard of */
         saves[i].until_ms = INT64_MAX;
@@ -241,7 +237,10 @@ void saves_check(void) {
 void saves_stop(struct vmm *v) {
     struct save *s = of(v);
     struct err e;
-    if (s) finish(s, failed(EPIPE, "the machine ended", &e), &e);
+    if (!s) return;
+    s->vmm = NULL;
+    v->later = 0;
+    if (s->watch.fd < 0) finish(s, failed(EPIPE, "the machine ended", &e), &e);
 }
 
 void saves_forget(void) {

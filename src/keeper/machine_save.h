@@ -15,10 +15,10 @@ struct saved {
     uint32_t vcpus;
 };
 void on_saved(const struct saved *, int rc, const struct err *e);
-void on_machine_ended(void); /* it is a base now, and a cell no more */
+void on_machine_ended(void); /* it is a base now, and a cell no more; after on_saved() */
 
-/* A machine that was booted becomes base `name`, and the newest of its template; it ends. After -1, or a failure that on_saved tells, it goes on unless the monitor is gone
- * (or, when the failure came after its memory was written, it has ended). */
+/* A machine that was booted becomes base `name`, and the newest of its template; then it ends. After -1, or a failure that on_saved tells, it goes on. One that is
+ * destroyed once its memory is written is a base all the same. */
 int base_start(struct cell *, const char *name, uint64_t tag, struct err *);
 /* What the capture's machine has beyond its base, into two empty files. They are the caller's. */
 int save_start(struct capture *, const int fds[2], uint64_t tag, struct err *);

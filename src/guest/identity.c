@@ -19,6 +19,7 @@
 static bool in_machine;
 
 void identity_machine(void) { in_machine = true; }
+bool identity_in_machine(void) { return in_machine; }
 
 const char *identity_home(bool as_root) { return as_root ? "/root" : IDENTITY_HOME; }
 

@@ -20,6 +20,7 @@ int identity_become(bool as_root, struct err *e);
 /* From here on, in a machine: identity_become(true) is root of the machine's own kernel, with every capability, and nobody has no_new_privs or
  * fewer capabilities to gain: what sudo, apt and mount do is between the cell and its kernel. */
 void identity_machine(void);
+bool identity_in_machine(void);
 
 /* For a worker of the guest (worker.h): its real ids stay the guest's own, so that no process of the cell can signal or
  * trace it; only what decides about files is the user's: fsuid and fsgid 1000 and no capability, or 0 with

@@ -17,11 +17,13 @@
 #include "guest/entry.h"
 #include "guest/identity.h"
 #include "guest/machine_group.h"
+#include "guest/machine_zygote.h"
 #include "guest/work.h"
 
 #define PROCESSES_MAX 4096 /* told at once; a cell's pid limit lies far below */
 #define PORTS_MAX 4096
 #define COMMAND_MAX 512 /* bytes of a command line that are shown */
+#define KTHREADD 2
 #define TCP_LISTEN 0x0a /* state column of /proc/net/tcp */
 
 /* The start of a file of /proc, NUL-terminated. Its length, -1 when it cannot be read. */
@@ -64,6 +66,8 @@ static json_object *process_of(const char *pid) {
     if (sscanf(close + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d %*u %*u %ld",
                &state, &ppid, &user, &sys, &pages) != 5)
         return NULL;
+    /* In a machine: the kernel's own threads (children of 2), and the warm interpreter, are nothing of the cell. */
+    if (identity_in_machine() && (ppid == KTHREADD || atoi(pid) == KTHREADD || atoi(pid) == zygote_pid())) return NULL;
     (void)snprintf(path, sizeof path, "/proc/%.16s", pid);
     if (stat(path, &st) < 0) return NULL;
     char state_text[2] = {state, 0};

@@ -134,10 +134,11 @@ static int loopback_up(struct err *e) {
     return s < 0 || ioctl(s, SIOCSIFFLAGS, &lo) < 0 ? err_sys(e, errno, "bring loopback up") : 0;
 }
 
-/* The default of the kernel is 4,096, for a program that is nobody's child. */
-static int allow_files(struct err *e) {
-    const struct rlimit files = {OPEN_FILES, OPEN_FILES};
-    return setrlimit(RLIMIT_NOFILE, &files) < 0 ? err_sys(e, errno, "RLIMIT_NOFILE") : 0;
+/* The kernel's defaults are for a program that is nobody's child (4,096 files), or follow from the machine's memory; processes are the group's to limit. */
+static int raise_limits(struct err *e) {
+    const struct rlimit files = {OPEN_FILES, OPEN_FILES}, any = {RLIM_INFINITY, RLIM_INFINITY};
+    if (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_NPROC, &any) < 0 || setrlimit(RLIMIT_SIGPENDING, &any) < 0) return err_sys(e, errno, "limits of the first program");
+    return 0;
 }
 
 /* The kernel must never end process 1 for its memory: that would be the end of the machine. */
@@ -151,7 +152,7 @@ int machine_boot(struct err *e) {
     if (mount_at("cgroup2", "/sys/fs/cgroup", PLAIN, NULL, e) < 0) return -1;
     if (load_modules(e) < 0 || mount_disks(e) < 0 || mount_root(e) < 0 || mount_devices(e) < 0 || mount_kernel(e) < 0) return -1;
     if (group_open("/sys/fs/cgroup", "/disk", "vdb", e) < 0 || show_layers(e) < 0 || survive(e) < 0 || enter_root(e) < 0) return -1;
-    if (loopback_up(e) < 0 || allow_files(e) < 0) return -1;
+    if (loopback_up(e) < 0 || raise_limits(e) < 0) return -1;
     umask(022);
     return sethostname("template", 8) < 0 ? err_sys(e, errno, "host name") : 0;
 }

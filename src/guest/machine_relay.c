@@ -28,7 +28,7 @@ struct held {
 struct relay {
     pthread_mutex_t lock; /* for everything but far and the buffers; out and err are closed with it held, and read by the thread towards the host */
     pthread_cond_t changed;
-    bool threads, tagged, fresh, finish, over, in_busy, out_busy; /* fresh: what came before is no beginning of what comes */
+    bool out_runs, in_runs, tagged, fresh, finish, over, in_busy, out_busy; /* fresh: what came before is no beginning of what comes */
     struct held *connection, *inner;
     int far, out, err;
     int wake;         /* eventfd: the thread towards the host looks again */
@@ -309,7 +309,7 @@ int relays_open(void (*ended)(unsigned), struct err *e) {
 static int start(struct relay *r, struct err *e) {
     pthread_attr_t small;
     pthread_t thread;
-    if (r->threads) return 0;
+    if (r->out_runs && r->in_runs) return 0;
     if (r->wake < 0) r->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!r->to_host) r->to_host = malloc(WIRE_PACKET_MAX + 1);
     if (!r->to_cell) r->to_cell = malloc(WIRE_PACKET_MAX + 1);
@@ -318,13 +318,10 @@ static int start(struct relay *r, struct err *e) {
     pthread_attr_init(&small);
     pthread_attr_setstacksize(&small, STACK_BYTES);
     pthread_attr_setdetachstate(&small, PTHREAD_CREATE_DETACHED);
-    int failed = pthread_create(&thread, &small, towards_host, r);
-    if (!failed) failed = pthread_create(&thread, &small, towards_cell, r);
+    if (!r->out_runs) r->out_runs = pthread_create(&thread, &small, towards_host, r) == 0;
+    if (!r->in_runs) r->in_runs = pthread_create(&thread, &small, towards_cell, r) == 0;
     pthread_attr_destroy(&small);
-    /* One thread alone would take nothing and break nothing, but the machine is out of memory while it starts a context: it ends. */
-    if (failed) abort();
-    r->threads = true;
-    return 0;
+    return r->out_runs && r->in_runs ? 0 : err_set(e, ERR_LIMIT, "no thread for a context's relay");
 }
 
 void relay_connect(unsigned index, int connection) {
@@ -335,7 +332,7 @@ void relay_connect(unsigned index, int connection) {
     r->fresh = true;
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
-    if (r->threads) poke(r);
+    if (r->out_runs) poke(r);
 }
 
 bool relay_connected(unsigned index) {

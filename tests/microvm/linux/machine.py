@@ -153,7 +153,8 @@ class Machine:
     # ---- guest stream ----
 
     def op(self, seconds: float = 120, data: Optional[bytes] = None, **request) -> Tuple[dict, bytes, bytes]:
-        """→ END, DATA, DATA_ERR."""
+        """→ END, DATA, DATA_ERR. self.replied: REPLY."""
+        self.replied = b""
         self.channel += 1
         channel = self.channel
         text = json.dumps(request).encode()
@@ -178,12 +179,18 @@ class Machine:
                     out += payload
                 elif kind == P["GUEST_DATA_ERR"]:
                     err += payload
+                elif kind == P["GUEST_REPLY"]:
+                    self.replied += payload
                 elif kind == P["GUEST_END"]:
                     end += payload
                     if not flags & 1:
                         return json.loads(end), out, err
                 if kind in (P["GUEST_DATA"], P["GUEST_DATA_ERR"]):
                     self.guest.send(HEAD.pack(4, P["GUEST_CREDIT"], 0, channel) + struct.pack("<I", length))
+
+    def reply(self, **request) -> dict:
+        self.op(**request)
+        return json.loads(self.replied)
 
     def sh(self, cmd: str, user: str = "user", seconds: float = 120) -> str:
         end, out, err = self.op(seconds, op="exec", cmd=cmd, user=user)

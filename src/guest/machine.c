@@ -205,6 +205,15 @@ static void take(struct machine_message *m) {
     finish(&answer, rc, &e);
 }
 
+static void context_exited(unsigned slot, uint32_t fate, int code) {
+    const struct machine_message m = {.type = MACHINE_CONTEXT_EXIT, .slot = slot, .fate = (int32_t)fate, .code = code};
+    say(&m);
+}
+
+/* ---- connections ---- */
+
+static void listener_ready(void *arg, uint32_t events);
+
 static void control_ready(void *arg, uint32_t events) {
     struct machine_message m;
     (void)arg, (void)events;
@@ -215,16 +224,10 @@ static void control_ready(void *arg, uint32_t events) {
             hang_up(n > 0 ? "a message of a wrong size" : NULL);
             return;
         }
+        listener_ready(NULL, 0); /* a connection that was made before this was asked for is there: this may be about it */
         take(&m);
     }
 }
-
-static void context_exited(unsigned slot, uint32_t fate, int code) {
-    const struct machine_message m = {.type = MACHINE_CONTEXT_EXIT, .slot = slot, .fate = (int32_t)fate, .code = code};
-    say(&m);
-}
-
-/* ---- connections ---- */
 
 static void take_control(int fd) {
     const struct machine_message hello = {.type = MACHINE_HELLO, .value = MACHINE_PROTO_VERSION};
@@ -234,14 +237,14 @@ static void take_control(int fd) {
     say(&hello);
 }
 
-static void listener_ready(void *arg, uint32_t events) {
+/* False: nobody waits to be accepted. */
+static bool accept_one(void) {
     struct sockaddr_vm peer = {0};
     socklen_t size = sizeof peer;
-    (void)arg, (void)events;
     const int fd = accept4(listener.fd, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC);
     if (fd < 0) {
         if (errno != EAGAIN && errno != EINTR) log_warn("accept: %s", strerror(errno));
-        return;
+        return false;
     }
     if (peer.svm_cid == VMADDR_CID_HOST && peer.svm_port == MACHINE_HOST_CONTROL)
         take_control(fd);
@@ -251,6 +254,12 @@ static void listener_ready(void *arg, uint32_t events) {
         relay_connect(peer.svm_port - MACHINE_HOST_CONTEXT, fd);
     else
         close(fd); /* nobody we know */
+    return true;
+}
+
+static void listener_ready(void *arg, uint32_t events) {
+    (void)arg, (void)events;
+    while (accept_one()) continue;
 }
 
 /* The other end of GUEST_FD_STREAM, where every cell's guest finds its stream (main.c keeps the place free). */

@@ -75,7 +75,9 @@ def test_a_copy_has_entropy_name_and_time_of_its_own(template, tmp_path):
         copy = template.fork(tmp_path / f"{digits}.img")
         copy.vmm.ask("RESUME")
         copy.identity(digits)
-        code = "import os, random, numpy, uuid, time, secrets; print(random.random(), numpy.random.rand(), uuid.uuid1(), os.urandom(8).hex()); print(os.uname().nodename, time.time())"
+        code = ("import os, random, numpy, uuid, time, ssl, tempfile, multiprocessing as m\n"
+                "print(random.random(), numpy.random.rand(), uuid.uuid1().node, uuid.uuid1().clock_seq, os.urandom(8).hex(), ssl.RAND_bytes(8).hex(), tempfile.mktemp(),"
+                " bytes(m.current_process().authkey).hex())\nprint(os.uname().nodename, time.time())")
         values, named = copy.contexts[0].run(code).splitlines()
         name, now = named.split()
         assert name == digits[:12] and abs(float(now) - time.time()) < 60

@@ -29,6 +29,7 @@ struct baking { /* the machine on its way to a base */
     struct machine_link *link;
     int guest_fd, context_fd;
     bool greeted, stands; /* it said HELLO; the keeper has it */
+    bool warm_again;      /* slot 0's connection had not arrived yet */
     int64_t began_ms, deadline_ms, knocked_ms;
 };
 
@@ -125,7 +126,10 @@ static void on_warm(void *arg, struct err *e, const struct machine_message *m) {
     struct template *t = arg;
     struct baking *b = t->baking;
     (void)m;
-    if (!b) return; /* it failed already: this is what that did to the link */
+    if (e && e->sys_errno == EAGAIN) {
+        b->warm_again = true;
+        return;
+    }
     if (e) {
         bake_failed(t, e);
         return;
@@ -230,6 +234,10 @@ static void on_knock_timer(uv_timer_t *timer) {
         b->link = NULL;
     }
     if (!b->greeted && !b->link) knock(t);
+    if (b->warm_again) {
+        b->warm_again = false;
+        warm(t);
+    }
 }
 
 static void knock(struct template *t) {

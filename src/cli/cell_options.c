@@ -49,6 +49,7 @@ struct json_object *cell_options_json(const struct cell_options *o, struct err *
     struct json_object *body = json_object_new_object(), *limits = json_object_new_object();
     if (o->template) json_object_object_add(body, "template", json_object_new_string(o->template));
     if (o->from_snapshot) json_object_object_add(body, "from_snapshot", json_object_new_string(o->from_snapshot));
+    if (o->driver) json_object_object_add(body, "driver", json_object_new_string(o->driver));
     if (o->persistent) json_object_object_add(body, "persistent", json_object_new_boolean(true));
     if (o->on_timeout) json_object_object_add(body, "on_timeout", json_object_new_string(o->on_timeout));
     add_unless_empty(body, "env", env);

@@ -6,7 +6,7 @@
 struct json_object;
 
 struct cell_options {
-    const char *template, *from_snapshot, *on_timeout;
+    const char *template, *from_snapshot, *on_timeout, *driver;
     bool persistent;
     struct words env, metadata;
     double ttl, idle, cpus;                       /* negative: not given */
@@ -21,6 +21,7 @@ struct cell_options {
         {"env", 'e', OPTION_LIST, &(o).env, "NAME=VALUE", "environment variable inside; may be repeated"},             \
         {"metadata", 'm', OPTION_LIST, &(o).metadata, "KEY=VALUE", "label to find the cell by; may be repeated"},      \
         {"from-snapshot", 0, OPTION_TEXT, &(o).from_snapshot, "NAME", "start as this snapshot (its name or id)"},      \
+        {"driver", 0, OPTION_TEXT, &(o).driver, "WORD", "process, microvm, or auto: what the daemon prefers"},         \
         {"ttl", 0, OPTION_SECONDS, &(o).ttl, "SECONDS", "end the cell after this time"},                               \
         {"idle", 0, OPTION_SECONDS, &(o).idle, "SECONDS", "end the cell when nothing asked for it this long"},         \
         {"memory", 0, OPTION_WHOLE, &(o).memory_mb, "MB", "memory limit"},                                             \

@@ -50,5 +50,6 @@ const struct command command_create = {
     "  cella create python --ttl 3600 -m job=42     ends after an hour, labelled\n"
     "  id=$(cella create --memory 512 --cpus 0.5)   for a script\n"
     "  cella create --persistent --idle 600         frozen after ten idle minutes\n"
-    "  cella create --from-snapshot loaded          a copy of a snapshot\n",
+    "  cella create --from-snapshot loaded          a copy of a snapshot\n"
+    "  cella create --driver microvm                a virtual machine with a kernel of its own\n",
     run};

@@ -219,7 +219,9 @@ int services_start_daemon(const struct services *s, pid_t *pid, int *pidfd, stru
     (void)snprintf(socket_path, sizeof socket_path, "%s/run/keeper.sock", s->state);
     struct service service = {
         "cellad", true, {program, "--state", s->state, "--listen", s->listen, "--keeper", socket_path}};
-    if (s->config) service.argv[7] = "--config", service.argv[8] = s->config;
+    size_t n = 7;
+    if (s->config) service.argv[n++] = "--config", service.argv[n++] = s->config;
+    if (s->driver) service.argv[n++] = "--driver", service.argv[n++] = s->driver;
     return start(s, &service, pid, pidfd, e);
 }
 

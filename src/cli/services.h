@@ -13,6 +13,7 @@
 struct services {
     char state[PROGRAM_PATH]; /* absolute */
     const char *listen;
+    const char *driver; /* --driver of the daemon, or NULL */
     bool background;    /* logs go to STATE/log, otherwise to this program's stderr */
     const char *config; /* settings file for cellad, absolute, or NULL */
 };

@@ -161,6 +161,7 @@ static int run(struct cli *cli, const struct command *command, int argc, char **
         {"state", 's', OPTION_TEXT, &state, "DIR", "state directory (default: " STATE_DEFAULT ")"},
         {"listen", 'L', OPTION_TEXT, &up.services.listen, "ADDR:PORT",
          "where the API answers (default: " LISTEN_DEFAULT ")"},
+        {"driver", 0, OPTION_TEXT, &up.services.driver, "WORD", "who makes cells: process, microvm, or auto: microvm where it works"},
         {"detach", 'd', OPTION_FLAG, &up.services.background, NULL, "run in the background, with logs in STATE/log"},
         {"config", 0, OPTION_TEXT, &config_file, "FILE", "settings (default: " CONFIG_DEFAULT " when it is there)"},
         {"prepare", 0, OPTION_FLAG, &up.prepare_only, NULL, "only make the user and the directories (for systemd)"},
@@ -186,7 +187,7 @@ const struct command command_up = {
     "up",
     "Operation",
     "Start Cella on this machine",
-    "up [--state DIR] [--listen ADDR:PORT] [-d]",
+    "up [--state DIR] [--listen ADDR:PORT] [--driver WORD] [-d]",
     "Starts the keeper (root, makes the cells) and the daemon (user \"cella\", no privileges, the HTTP API), waits "
     "until the\n"
     "API answers and prints its URL. Stays in the foreground until Ctrl-C, which ends both and every cell; a daemon "

@@ -94,7 +94,8 @@ class TooLargeError(CellaError):
 
 
 class UnsupportedError(CellaError):
-    """Not in this version, or not on this host."""
+    """Not in this version, or not on this host: also a ``driver`` that cannot be used here, or that the template was not
+    built for. ``hint`` says what to do."""
 
 
 class UnavailableError(CellaError):
@@ -163,6 +164,8 @@ _BY_CODE: Dict[str, Type[CellaError]] = {
     "conflict": ConflictError,
     "already_exists": ConflictError,
     "image_refused": ImageRefused,
+    "driver_unavailable": UnsupportedError,
+    "template_not_ready": UnsupportedError,
     "gone": GoneError,
     "too_large": TooLargeError,
     "is_a_directory": IsADirectory,

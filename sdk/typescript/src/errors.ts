@@ -77,7 +77,10 @@ export class LimitError extends CellaError {}
 /** The request is larger than the daemon accepts. */
 export class TooLargeError extends CellaError {}
 
-/** Not in this version, not on this host, or not in this JavaScript runtime. */
+/**
+ * Not in this version, not on this host, or not in this JavaScript runtime. Also a `driver` that cannot be used here, or that the
+ * template was not built for.
+ */
 export class UnsupportedError extends CellaError {}
 
 /** The daemon, its keeper or the template is not ready yet; try again. */
@@ -150,6 +153,8 @@ const BY_CODE: Record<string, Kind> = {
   conflict: ConflictError,
   already_exists: ConflictError,
   image_refused: ImageRefused,
+  driver_unavailable: UnsupportedError,
+  template_not_ready: UnsupportedError,
   gone: GoneError,
   too_large: TooLargeError,
   is_a_directory: IsADirectory,

@@ -48,6 +48,11 @@ export interface CreateOptions extends CallOptions {
   persistent?: boolean | undefined;
   /** What "ends" means above. Default `"freeze"` when persistent, else `"delete"`. */
   onTimeout?: "freeze" | "delete" | undefined;
+  /**
+   * What isolates it: `"process"` (shares the host's kernel) or `"microvm"` (a virtual machine of its own). Default: whichever the daemon
+   * prefers. UnsupportedError when the daemon cannot, or will not; its text says why.
+   */
+  driver?: "auto" | "process" | "microvm" | undefined;
 }
 
 /** What a sandbox may use. Without one of them: the daemon's default. */
@@ -437,7 +442,7 @@ export class Sandbox extends Branching {
 }
 
 function createFields(options: CreateOptions): JsonObject {
-  const { template, env, metadata, ttlSeconds, idleTimeoutSeconds, limits, network, fromSnapshot, persistent, onTimeout } = options;
+  const { template, env, metadata, ttlSeconds, idleTimeoutSeconds, limits, network, fromSnapshot, persistent, onTimeout, driver } = options;
   const { memoryMb, cpus, pids, diskMb, openFiles } = limits ?? {};
   return {
     template,
@@ -450,6 +455,7 @@ function createFields(options: CreateOptions): JsonObject {
     from_snapshot: typeof fromSnapshot === "string" ? fromSnapshot : fromSnapshot?.id,
     persistent,
     on_timeout: onTimeout,
+    driver,
   };
 }
 

@@ -69,6 +69,8 @@ class Sandbox(Branching, native.Making):
         network: the policy, as ``{"mode": "none"}`` (loopback only, the default). UnsupportedError for a mode that the
             daemon does not have.
         traceparent: W3C trace context to send with every request; None: ``TRACEPARENT`` of the environment, if any.
+        driver: what isolates it: ``"process"`` (shares the host's kernel) or ``"microvm"`` (a virtual machine of its own); None, ``"auto"``:
+            whichever the daemon prefers. UnsupportedError when the daemon cannot, or will not; its text says why.
 
     Raises:
         ConnectionFailed, AuthenticationError, InvalidRequest, NotFoundError (template, snapshot), LimitError,
@@ -101,6 +103,7 @@ class Sandbox(Branching, native.Making):
         on_timeout: Optional[str] = None,
         network: Optional[Mapping[str, Any]] = None,
         traceparent: Optional[str] = None,
+        driver: Optional[str] = None,
     ) -> None:
         self._config = resolve(host, api_key)
         self._trace = inherited(traceparent)
@@ -115,6 +118,7 @@ class Sandbox(Branching, native.Making):
             persistent=persistent or None,
             on_timeout=on_timeout,
             network=None if network is None else dict(network),
+            driver=driver,
         )
         self._begin()
 
@@ -191,11 +195,12 @@ class Sandbox(Branching, native.Making):
         on_timeout: Optional[str] = None,
         network: Optional[Mapping[str, Any]] = None,
         traceparent: Optional[str] = None,
+        driver: Optional[str] = None,
     ) -> "Sandbox":
         """The same as ``Sandbox(…)``."""
         return cls(
             template, env, metadata, ttl_seconds, idle_timeout_seconds, limits, host, api_key,
-            from_snapshot, persistent, on_timeout, network, traceparent,
+            from_snapshot, persistent, on_timeout, network, traceparent, driver,
         )  # fmt: skip
 
     @classmethod

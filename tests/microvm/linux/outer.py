@@ -88,6 +88,7 @@ def put_build(cpio: Cpio, build: Path) -> None:
     for name in ("microvm-guest", "test_vmm_jail"):
         cpio.program(str(build / "tests/microvm" / name), f"tree/build/tests/microvm/{name}")
     cpio.tree(ROOT / "tests/microvm", "tree/tests/microvm")
+    cpio.tree(ROOT / "tests/keeper", "tree/tests/keeper")
     cpio.copy(ROOT / "src/wire/vmm_proto.h", "tree/src/wire/vmm_proto.h")
 
 

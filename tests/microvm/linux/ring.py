@@ -155,20 +155,24 @@ class Ring:
 
     # ---- parts ----
 
-    def inside(self, part: str, arguments: List[str]) -> Path:
-        """pytest inside the outer machine."""
-        junit = self.scratch / f"{part}.xml"
+    def inside(self, part: str, runs: List[List[str]]) -> List[xml.Element]:
+        """pytest inside the outer machine, once for each list of arguments."""
+        found: List[xml.Element] = []
         with self.machine(part) as outer:
             outer.watch(outer.kill)
             command = ["cd /tree; exec", PYTHON, "-m pytest -v -s -p no:cacheprovider --tb=short --color=no --confcutdir=/tree/tests/microvm --junit-xml=/tmp/junit.xml"]
             try:
-                outer.agent.run(" ".join([*command, *(shlex.quote(word) for word in arguments)]), PART_SECONDS[part], check=False, heard=lambda text: print(text, end="", flush=True),
-                                env={"CELLA_BUILD": "/tree/build/bin", "CELLA_RING_FILES": "/files"})
-                junit.write_bytes(outer.agent.read("/tmp/junit.xml"))
+                for arguments in runs:
+                    outer.agent.run(" ".join([*command, *(shlex.quote(word) for word in arguments)]), PART_SECONDS[part], check=False, heard=lambda text: print(text, end="", flush=True),
+                                    env={"CELLA_BUILD": "/tree/build/bin", "CELLA_RING_FILES": "/files", "TMPDIR": "/var/tmp"})
+                    junit = self.scratch / f"{part}.xml"
+                    junit.write_bytes(outer.agent.read("/tmp/junit.xml"))
+                    outer.agent.run("rm /tmp/junit.xml")
+                    found += cases(junit)
             except (OSError, Gone, RuntimeError) as problem:
                 say(f"{part}: {problem}")
                 self.hung |= outer.hung
-        return junit
+        return found
 
     def outside(self, part: str, arguments: List[str], outer: Outer) -> Path:
         """pytest here, against the daemon inside."""
@@ -205,11 +209,15 @@ class Ring:
         return found
 
     def run(self, part: str) -> None:
-        extra = self.options.pytest
-        if part == "vmm":
-            self.take(part, lambda: self.inside(part, extra or ["tests/microvm/linux", "tests/microvm/test_fork.py"]))
-        elif part == "bare":
-            self.take(part, lambda: self.inside(part, extra or ["tests/microvm", "--ignore=tests/microvm/linux", "--ignore=tests/microvm/cells"]))
+        """Those that run inside; pytest arguments of each run."""
+        runs = {"vmm": [["tests/microvm/linux", "tests/microvm/test_fork.py"]],
+                "bare": [["tests/microvm", "--ignore=tests/microvm/linux", "--ignore=tests/microvm/cells"], ["tests/keeper/test_machines.py"]]}[part]
+        self.hung = False
+        found = self.inside(part, [self.options.pytest] if self.options.pytest else runs)
+        if self.hung:
+            say("the outer machine hangs; once more")
+            found = self.inside(part, [self.options.pytest] if self.options.pytest else runs)
+        self.results[part] = found
 
     def run_cells(self, parts: List[str]) -> None:
         """Those that share an outer machine with keeper and daemon in it."""
@@ -240,14 +248,6 @@ class Ring:
             say("the outer machine hangs; once more")
         for part in left:
             self.results[part] = []
-
-    def take(self, part: str, run: Callable[[], Path]) -> None:
-        self.hung = False
-        junit = run()
-        if self.hung:
-            say("the outer machine hangs; once more")
-            junit = run()
-        self.results[part] = cases(junit)
 
     # ---- other ways ----
 

@@ -160,24 +160,57 @@ int vmm_start(struct vmm *v, bool of_template, struct err *e) {
 
 /* ---- forks ---- */
 
-static bool in_group(const char *group, pid_t pid) {
-    pid_t there[GROUP_MAX];
-    const int n = cgroup_processes(group, there, GROUP_MAX);
-    for (int i = 0; i < n; i++)
-        if (there[i] == pid) return true;
+struct group { /* what was in one at a moment */
+    pid_t pid[GROUP_MAX];
+    int n;
+};
+
+static bool has(const struct group *g, pid_t pid) {
+    for (int i = 0; i < g->n; i++)
+        if (g->pid[i] == pid) return true;
     return false;
+}
+
+static bool in_group(const char *group, pid_t pid) {
+    struct group g;
+    g.n = cgroup_processes(group, g.pid, GROUP_MAX);
+    return has(&g, pid);
+}
+
+static bool is_kernel_thread(pid_t pid) {
+    enum { PF_KTHREAD = 0x200000 };
+    char path[64], line[512];
+    unsigned flags;
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    cleanup_file FILE *f = fopen(path, "re");
+    const char *rest = f && fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
+    return rest && sscanf(rest, ") %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && flags & PF_KTHREAD;
+}
+
+/* Before 6.13 the kernel's worker for a virtual machine is a thread of its own, which it puts into the group where the machine was made: the parent's, for a fork. There it would
+ * count, and keep the group from being removed as long as the fork lives. Those that were not there before: */
+static void move_workers(const char *from, const struct group *before, const char *to) {
+    struct group g;
+    struct err e;
+    g.n = cgroup_processes(from, g.pid, GROUP_MAX);
+    for (int i = 0; i < g.n; i++)
+        if (!has(before, g.pid[i]) && is_kernel_thread(g.pid[i]) && cgroup_enter(to, CGROUP_RUN, g.pid[i], &e)) log_warn("worker of a machine: %s", e.text);
 }
 
 int vmm_move(struct vmm *v, const char *group, struct err *e) {
     if (!in_group(v->group, v->pid)) return err_set(e, ERR_LOST, "the monitor of the machine is gone");
     if (cgroup_enter(group, CGROUP_RUN, v->pid, e)) return -1;
+    move_workers(v->group, &(struct group){0}, group);
     (void)snprintf(v->group, sizeof v->group, "%s", group);
     return 0;
 }
 
 /* The parent may be a guest's that took its monitor over, and say any number: it must be a process that the parent made, which the kernel says of the one that wrote
  * the first message, and which can be nowhere but in the parent's group. */
+static struct group before; /* the fork that is under way: the parent's */
+
 int vmm_fork(struct vmm *parent, struct vmm *v, int theirs, struct err *e) {
+    before.n = cgroup_processes(parent->group, before.pid, GROUP_MAX);
     const bool other_user = v->uid != parent->uid;
     const struct vmm_ask ask = {.arg = {other_user ? VMM_FORK_UID : 0, v->uid, v->uid}, .fd = {theirs}, .fds = 1};
     uint64_t said[6];
@@ -192,7 +225,10 @@ int vmm_forked(struct vmm *parent, struct vmm *v, struct err *e) {
     struct ucred who;
     const int ready = await_ready(v, VMM_ANSWER_MS, &who, e);
     const bool its = v->pid != parent->pid && in_group(parent->group, v->pid);
-    if (!ready && its && v->pid == who.pid && who.uid == v->uid) return cgroup_enter(v->group, CGROUP_RUN, v->pid, e);
+    if (!ready && its && v->pid == who.pid && who.uid == v->uid) {
+        move_workers(parent->group, &before, v->group);
+        return cgroup_enter(v->group, CGROUP_RUN, v->pid, e);
+    }
     if (its) kill(v->pid, SIGKILL);
     if (ready) return -1;
     vmm_lost(parent, "its fork is not the process that it says");

@@ -205,8 +205,6 @@ int vmm_move(struct vmm *v, const char *group, struct err *e) {
     return 0;
 }
 
-/* The parent may be a guest's that took its monitor over, and say any number: it must be a process that the parent made, which the kernel says of the one that wrote
- * the first message, and which can be nowhere but in the parent's group. */
 static struct group before; /* the fork that is under way: the parent's */
 
 int vmm_fork(struct vmm *parent, struct vmm *v, int theirs, struct err *e) {
@@ -221,6 +219,8 @@ int vmm_fork(struct vmm *parent, struct vmm *v, int theirs, struct err *e) {
     return 0;
 }
 
+/* The parent may be a guest's that took its monitor over, and say any number: it must be a process that the parent made, which the kernel says of the one that wrote
+ * the first message, and which can be nowhere but in the parent's group. */
 int vmm_forked(struct vmm *parent, struct vmm *v, struct err *e) {
     struct ucred who;
     const int ready = await_ready(v, VMM_ANSWER_MS, &who, e);

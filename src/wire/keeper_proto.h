@@ -56,7 +56,7 @@ enum keeper_op {
     KEEPER_MACHINE_BOOT,     /* template, id, limits (memory_bytes: of the machine, for good), vcpus -> cell, serial: the template's kernel starts on a fresh
                                 disk; for baking */
     KEEPER_MACHINE_BASE,     /* cell, serial, layer ("bas_" + 32 hex) -> bytes: memory, state and disk of a machine that was booted become this base, the newest of
-                                its template; the machine ends. The answer comes when all is on the disk */
+                                its template. The answer comes when all is on the disk; then the machine ends, without an event */
     KEEPER_MACHINE_TEMPLATE, /* template, layer (a base, or "": the newest) -> layer: its machine is restored and waits to be copied. ENOENT: there is no base;
                                 EBADMSG: it cannot be used here (text says why): bake again */
     KEEPER_MACHINE_MAKE,     /* template, layer (as answered by MACHINE_TEMPLATE), id, limits -> cell, serial; fds: machine control, guest, context of slot 0: a copy of

@@ -439,6 +439,30 @@ def test_captures_go_with_the_connection(place, keeper, base):
     other.close()
 
 
+def test_disks_where_there_are_no_snapshots(keeper):
+    """Layers as plain directories: their copies are files."""
+    plain = Running("--plain-layers")
+    try:
+        fill(plain, BUILD.parent / "tests/microvm/microvm-guest")
+        connection = kc.Keeper(plain.path)
+        first = boot(connection)
+        first.ask(b"Dbase")
+        name, _ = base_of(first)
+        connection.call(kc.MACHINE_TEMPLATE, template=TEMPLATE)
+        machine = make(connection, name)
+        capture = machine.capture()
+        machine.ask(b"Dother")
+        child, last = copy(connection, capture), copy(connection, capture, flags=kc.LAST)
+        child.ask(b"Dchild")
+        assert [m.ask(b"d").rstrip(b"\0") for m in (machine, child, last)] == [b"other", b"child", b"base"]
+        for one in (machine, child, last):
+            one.destroy()
+        assert layers_of(plain) == [name]
+        connection.close()
+    finally:
+        plain.remove()
+
+
 # ---- files ----
 
 def keep(keeper, capture):

@@ -2,7 +2,7 @@
  *
  * Build and run, from the root of the repository:
  *   clang -g -O1 -std=gnu17 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Isrc -I/usr/include/json-c tests/fuzz/image_fuzz.c \
- *     src/driver/process/image_format.c src/driver/process/image_plan.c src/driver/process/image_manifest.c src/driver/process/memory_map.c \
+ *     src/driver/process/image_format.c src/driver/process/image_plan.c src/driver/process/image_manifest.c src/driver/image/sealed.c src/driver/process/memory_map.c \
  *     src/driver/process/arch_x86_64.c src/base/err.c src/base/buf.c src/base/id.c -ljson-c -lcrypto -luv \
  *     -o /tmp/image_fuzz
  *   /tmp/image_fuzz -max_total_time=10 tests/fuzz/image_corpus

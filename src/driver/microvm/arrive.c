@@ -55,8 +55,8 @@ static void nothing(void *arg, struct err *e) { (void)arg, (void)e; }
 /* Without it nothing can be asked of the machine any more. That it hung up has a reason that the keeper tells, if it is the machine's end. */
 static void on_link_end(void *arg, const char *why) {
     struct driver_cell *c = arg;
-    log_warn("%s: the control connection of the machine is over: %s", c->id, why ? why : "it was closed");
     if (c->dying || c->gone) return;
+    if (why) log_warn("%s: the guest broke the protocol: %s", c->id, why);
     if (!c->out) { /* whoever makes it is told by what it asked; in the pool nobody asks */
         if (c->pool) machine_destroy(c, NULL, NULL);
         return;

@@ -15,6 +15,7 @@
 #include "driver/microvm/internal.h"
 
 #define KNOCK_MS 100        /* between two connections to a guest that does not listen yet */
+#define HUNG_UP_MS 2000     /* the keeper sees the end of a monitor too, and knows why */
 #define KNOCK_LONG_MS 60000 /* a connection waits in the machine until its kernel has a driver for it; one that says nothing for so long was not heard */
 
 struct waiter {
@@ -30,6 +31,7 @@ struct baking { /* the machine on its way to a base */
     int guest_fd, context_fd;
     bool greeted, stands; /* it said HELLO; the keeper has it */
     bool warm_again;      /* slot 0's connection had not arrived yet */
+    int64_t hung_up_ms;   /* 0: it did not */
     int64_t began_ms, deadline_ms, knocked_ms;
 };
 
@@ -145,7 +147,7 @@ static void on_warm(void *arg, struct err *e, const struct machine_message *m) {
 static void warm(struct template *t) {
     struct machine_message m = {.type = MACHINE_WARM, .language = KEEPER_PYTHON};
     const int64_t left = t->baking->deadline_ms - monotonic_ms();
-    machine_call(t->baking->link, &m, left > 1 ? left : 1, on_warm, t);
+    machine_call(t->baking->link, &m, left + 60000, on_warm, t); /* the timer speaks first: it says more */
 }
 
 static void on_connected(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
@@ -198,13 +200,15 @@ static void on_link_end(void *arg, const char *why) {
     struct template *t = arg;
     struct baking *b = t->baking;
     struct err e;
-    if (b->greeted || why) {
-        err_set(&e, ERR_UNAVAILABLE, "its guest %s", why ? why : "closed the connection");
-        bake_failed(t, &e);
-        return;
-    }
-    machine_link_close(b->link, true); /* nobody listened yet */
+    machine_link_close(b->link, true);
     b->link = NULL;
+    if (!b->stands) return; /* it has been warm, and its memory is being kept */
+    if (why) {
+        err_set(&e, ERR_UNAVAILABLE, "its guest broke the protocol: %s", why);
+        bake_failed(t, &e);
+    } else if (b->greeted) {
+        b->hung_up_ms = monotonic_ms(); /* the keeper says in a moment why, if it ended */
+    } /* else nobody listened yet */
 }
 
 static void on_knocked(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
@@ -229,12 +233,17 @@ static void on_knock_timer(uv_timer_t *timer) {
         bake_failed(t, &e);
         return;
     }
+    if (b->hung_up_ms && now > b->hung_up_ms + HUNG_UP_MS) {
+        err_set(&e, ERR_UNAVAILABLE, "its guest closed the connection");
+        bake_failed(t, &e);
+        return;
+    }
     if (!b->greeted && b->link && now > b->knocked_ms + KNOCK_LONG_MS) {
         machine_link_close(b->link, true);
         b->link = NULL;
     }
     if (!b->greeted && !b->link) knock(t);
-    if (b->warm_again) {
+    if (b->warm_again && b->link) {
         b->warm_again = false;
         warm(t);
     }

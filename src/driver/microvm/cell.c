@@ -160,6 +160,8 @@ void machine_destroy(struct driver_cell *c, driver_done done, void *arg) {
     *s = (struct destroy){machine_cell_hold(c), done, arg};
     machine_pool_forget(c);
     c->dying = true;
+    if (c->held) microvm_capture_drop(c->driver, c->held); /* its processes stay stopped: the guest was told to hold them */
+    c->held = 0;
     struct keeper_request q = machine_request(c, KEEPER_CELL_DESTROY);
     keeper_call(c->driver->keeper, &q, on_destroyed, s);
 }

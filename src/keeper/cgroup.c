@@ -251,8 +251,10 @@ int cgroup_enter(const char *name, enum cgroup_place place, pid_t pid, struct er
     return 0;
 }
 
+int cgroup_freeze_begin(const char *name, bool on, struct err *e) { return write_in(v2, name, "run", "cgroup.freeze", on ? "1" : "0", e); }
+
 int cgroup_freeze(const char *name, bool on, struct err *e) {
-    if (write_in(v2, name, "run", "cgroup.freeze", on ? "1" : "0", e)) return -1;
+    if (cgroup_freeze_begin(name, on, e)) return -1;
     char group[PATH_MAX + 64];
     (void)snprintf(group, sizeof group, "%s/run", name);
     for (int round = 0; round < 1000; round++) { /* at most a second: a task in an uninterruptible wait freezes late */

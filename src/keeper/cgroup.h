@@ -29,6 +29,9 @@ int cgroup_enter(const char *name, enum cgroup_place, pid_t, struct err *);
 /* The leaf and what differs between the leaves: for a task that was born in the other one. */
 int cgroup_enter_leaf(const char *name, enum cgroup_place, pid_t, struct err *);
 int cgroup_freeze(const char *name, bool on, struct err *);
+/* The same without waiting until every task stands. For machines, which are paused besides: kernels before 6.13 put a kernel thread into their group, and
+ * one of those never stands. */
+int cgroup_freeze_begin(const char *name, bool on, struct err *);
 /* SIGKILL to every process of the group. */
 void cgroup_kill(const char *name);
 /* Remove the empty group; 0, or -1 while it is still busy. */

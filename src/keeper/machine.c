@@ -243,7 +243,7 @@ int machine_freeze(struct cell *c, bool on, struct err *e) {
     if (c->paused == on) return 0;
     if (m->writing || m->vmm.over) return machine_usable(c, e);
     if (on && vmm_ask(&m->vmm, VMM_PAUSE, NULL, VMM_ANSWER_MS, NULL, e)) return -1;
-    const int rc = cgroup_freeze(c->name, on, e);
+    const int rc = cgroup_freeze_begin(c->name, on, e);
     struct err ignored;
     c->paused = on ? !rc : false;
     return machine_resume(c, rc ? &ignored : e) || rc ? -1 : 0;

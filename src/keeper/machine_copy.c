@@ -41,7 +41,7 @@ static int stand_still(struct capture *k, struct cell *c, bool hold, struct err 
     if (snapshot_prepare(&disk, c->name, k->layer, e)) return -1;
     const int64_t from = monotonic_us();
     /* a frozen monitor cannot answer; its machine is paused, and stays so */
-    int rc = c->paused ? cgroup_freeze(c->name, false, e) : 0;
+    int rc = c->paused ? cgroup_freeze_begin(c->name, false, e) : 0;
     if (!rc) rc = vmm_ask(&m->vmm, VMM_PAUSE, NULL, VMM_ANSWER_MS, NULL, e);
     if (!rc) snapshot_go(&disk);
     if (!rc) rc = fork_dormant(&m->vmm, &d->vmm, e);
@@ -53,7 +53,7 @@ static int stand_still(struct capture *k, struct cell *c, bool hold, struct err 
     } else if (machine_resume(c, &other)) {
         log_warn("resume a machine: %s", other.text);
     }
-    if (c->paused && cgroup_freeze(c->name, true, &other)) log_warn("freeze again: %s", other.text);
+    if (c->paused && cgroup_freeze_begin(c->name, true, &other)) log_warn("freeze again: %s", other.text);
     k->frozen_us = (uint64_t)(monotonic_us() - from);
     return rc;
 }

@@ -24,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import xml.etree.ElementTree as xml
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,14 +137,15 @@ class Ring:
         return there
 
     def first_cell(self, server: OuterServer) -> None:
-        import httpx
-
+        """Waits for the machine that all others are copied from."""
         began = time.monotonic()
-        with httpx.Client(base_url=server.url, timeout=900, trust_env=False) as client:
-            made = client.post("/v1/sandboxes", json={})
-            if made.status_code != 201:
-                raise RuntimeError(f"the first sandbox: {made.status_code} {made.text}")
-            client.delete(f"/v1/sandboxes/{made.json()['id']}")
+        create = urllib.request.Request(server.url + "/v1/sandboxes", b"{}", {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(create, timeout=900) as answer:
+                made = json.load(answer)
+            urllib.request.urlopen(urllib.request.Request(f"{server.url}/v1/sandboxes/{made['id']}", method="DELETE"), timeout=60).close()
+        except urllib.error.HTTPError as refused:
+            raise RuntimeError(f"the first sandbox: {refused.code} {refused.read().decode()}") from None
         say(f"first sandbox after {time.monotonic() - began:.1f} s")
 
     def tell_logs(self, outer: Outer) -> None:
@@ -151,6 +154,10 @@ class Ring:
                 print(f"ring: {name}.log\n{outer.agent.read(f'/state/{name}.log', 6000).decode(errors='replace')}", flush=True)
             except (OSError, RuntimeError, Gone, ValueError) as problem:
                 print(f"ring: no {name}.log: {problem}", flush=True)
+        try:
+            print(f"ring: kernel\n{outer.agent.run('dmesg | tail -n 40', 30, check=False)}", flush=True)
+        except (OSError, RuntimeError, Gone, ValueError) as problem:
+            print(f"ring: no kernel log: {problem}", flush=True)
         print(f"ring: console\n{outer.said()[-3000:]}", flush=True)
 
     # ---- parts ----

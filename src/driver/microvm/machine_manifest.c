@@ -16,7 +16,7 @@
 
 #define PAGE 4096
 #define CHUNK (256 * PAGE)
-#define ARCH_NAME "x86-64"
+#define ARCH_NAME "x86_64"
 #define VCPUS_MAX 64
 
 /* ---- out ---- */

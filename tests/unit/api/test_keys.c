@@ -106,16 +106,26 @@ static void settings_are_checked(void **state) {
                     "a",
                     "--allowed-host=b",
                     "--header-timeout",
-                    "3"};
+                    "3",
+                    "--driver",
+                    "microvm",
+                    "--microvm-memory-mb=512",
+                    "--microvm-vcpus=3",
+                    "--microvm-bake-seconds=90"};
     assert_int_equal(options_parse(&o, sizeof good / sizeof *good, good, &e), 0);
     assert_string_equal(o.state_dir, "/x");
     assert_true(o.require_key && o.allowed_hosts_count == 2);
     assert_int_equal(o.world.limits_default.memory_bytes, 100 << 20);
     assert_int_equal(o.world.limits_max.memory_bytes, 200 << 20);
     assert_int_equal(o.http.header_timeout_ms, 3000);
+    assert_int_equal(o.driver, CHOICE_MICROVM);
+    assert_int_equal(o.microvm_memory_bytes, 512 << 20);
+    assert_int_equal(o.microvm_vcpus, 3);
+    assert_int_equal(o.microvm_bake_ms, 90000);
     char *wrong[][3] = {{"cellad", "--nothing", "x"},      {"cellad", "--cells-max", "many"},
                         {"cellad", "--cells-max", "0"},    {"cellad", "state", "x"},
-                        {"cellad", "--warm=x", "--state"}, {"cellad", "--log-level", "loud"}};
+                        {"cellad", "--warm=x", "--state"}, {"cellad", "--log-level", "loud"},
+                        {"cellad", "--driver", "docker"},  {"cellad", "--microvm-vcpus", "9"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(options_parse(&o, 3, wrong[i], &e), -1);
         assert_string_equal(e.code, ERR_INVALID);

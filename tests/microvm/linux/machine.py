@@ -220,6 +220,26 @@ class Machine:
             copy.contexts[slot].number = context.number
         return copy
 
+    def connect_control(self, seconds: float) -> None:
+        """Asked for too early it waits in the monitor; until the guest listens, or while it has an older one open, it is refused: again, then."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.control = self.vmm.connect(P["MACHINE_PORT"], P["MACHINE_HOST_CONTROL"])
+            self.control.settimeout(seconds)
+            try:
+                packet = self.control.recv(1 << 16)
+            except TimeoutError:
+                packet, deadline = b"", 0
+            except ConnectionError:
+                packet = b""
+            if packet:
+                hello = Answer(packet)
+                assert hello.type == P["MACHINE_HELLO"] and hello.value == P["MACHINE_PROTO_VERSION"]
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no HELLO after {seconds} s; the console: {self.vmm.console()[-3000:]}")
+            time.sleep(0.1)
+
     def connect(self, slot: int) -> None:
         self.contexts[slot] = Context(self.vmm.connect(P["MACHINE_PORT"], P["MACHINE_HOST_CONTEXT"] + slot))
 
@@ -233,25 +253,7 @@ def boot(build: Path, files: Path, disk: Path, memory: int, seconds: float) -> M
     vmm.boot(files / "kernel", LINE, memory=memory, initrd=files / "initrd", disks=disks)
     for fd, _ in disks:
         os.close(fd)
-    deadline = time.monotonic() + seconds
-    while True:
-        # Waits in the monitor until the guest has the device's driver, and is refused until it listens.
-        machine.control = vmm.connect(P["MACHINE_PORT"], P["MACHINE_HOST_CONTROL"])
-        machine.control.settimeout(seconds)
-        try:
-            packet = machine.control.recv(1 << 16)
-        except TimeoutError:
-            raise AssertionError(f"no HELLO after {seconds} s; the console: {vmm.console()[-3000:]}") from None
-        except ConnectionError:
-            packet = b""
-        if packet:
-            hello = Answer(packet)
-            assert hello.type == P["MACHINE_HELLO"] and hello.value == P["MACHINE_PROTO_VERSION"]
-            break
-        machine.control.close()
-        if time.monotonic() > deadline:
-            raise AssertionError(f"no HELLO after {seconds} s; the console: {vmm.console()[-3000:]}")
-        time.sleep(0.1)
+    machine.connect_control(seconds)
     machine.guest = vmm.connect(P["MACHINE_PORT"], P["MACHINE_HOST_GUEST"])
     machine.connect(0)
     return machine

@@ -89,7 +89,7 @@ def put_build(cpio: Cpio, build: Path) -> None:
         cpio.program(str(build / "tests/microvm" / name), f"tree/build/tests/microvm/{name}")
     cpio.tree(ROOT / "tests/microvm", "tree/tests/microvm")
     cpio.tree(ROOT / "tests/keeper", "tree/tests/keeper")
-    cpio.copy(ROOT / "src/wire/vmm_proto.h", "tree/src/wire/vmm_proto.h")
+    cpio.tree(ROOT / "src/wire", "tree/src/wire")
 
 
 def make_image(kernel: Path, build: Path, path: Path, files: Optional[Path] = None) -> Path:

@@ -4,6 +4,7 @@
     ring.py [OPTION…] [PART…] [-- PYTEST ARGUMENT…]                          last line: N passed, N failed
 
       vmm     cella-vmm by itself with a small Linux (test_linux.py, test_fork.py): pytest runs inside the outer machine
+      guest   what `cella template build` makes, under cella-vmm alone: cella-guest as process 1 (test_guest.py): the same; also with --all
       bare    cella-vmm by itself with the bare-metal guest (tests/microvm): the same; for a host without a /dev/kvm
       cells   keeper and daemon with microvm cells (tests/microvm/cells): they run inside, pytest here, over HTTP
       suite   tests of the other rings that speak HTTP only (SUITE below), against that daemon
@@ -41,9 +42,9 @@ from support.outer import OuterServer
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("vmm", "cells", "suite")
-LEAST = {"vmm": 15, "bare": 15, "cells": 15, "suite": 15}
+LEAST = {"vmm": 15, "guest": 14, "bare": 15, "cells": 15, "suite": 15}
 UNSTEADY_MAX = 3
-PART_SECONDS = {"vmm": 900, "bare": 900, "cells": 1500, "suite": 1500}
+PART_SECONDS = {"vmm": 900, "guest": 1200, "bare": 900, "cells": 1500, "suite": 1500}
 L2_MODULES = ["virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon", "vmw_vsock_virtio_transport", "erofs", "overlay"]
 BAKED_FROM = ("src/vmm", "src/keeper", "src/driver", "src/wire")  # and machine.json: guest, contexts, kernel, template
 
@@ -165,13 +166,16 @@ class Ring:
     def inside(self, part: str, runs: List[List[str]]) -> List[xml.Element]:
         """pytest inside the outer machine, once for each list of arguments."""
         found: List[xml.Element] = []
-        with self.machine(part) as outer:
+        disk = disks.fresh(self.state(), self.cache) if part == "guest" else None
+        with self.machine(part, disk) as outer:
             outer.watch(outer.kill)
+            if disk:
+                outer.agent.run("ln -sfn /state/machines/*/ /state/machines/python")
             command = ["cd /tree; exec", PYTHON, "-m pytest -v -s -p no:cacheprovider --tb=short --color=no --confcutdir=/tree/tests/microvm --junit-xml=/tmp/junit.xml"]
             try:
                 for arguments in runs:
                     outer.agent.run(" ".join([*command, *(shlex.quote(word) for word in arguments)]), PART_SECONDS[part], check=False, heard=lambda text: print(text, end="", flush=True),
-                                    env={"CELLA_BUILD": "/tree/build/bin", "CELLA_RING_FILES": "/files", "TMPDIR": "/var/tmp"})
+                                    env={"CELLA_BUILD": "/tree/build/bin", "CELLA_RING_FILES": "/files", "CELLA_MACHINE": "/state/machines/python", "TMPDIR": "/var/tmp"})
                     junit = self.scratch / f"{part}.xml"
                     junit.write_bytes(outer.agent.read("/tmp/junit.xml"))
                     outer.agent.run("rm /tmp/junit.xml")
@@ -217,7 +221,8 @@ class Ring:
 
     def run(self, part: str) -> None:
         """Those that run inside; pytest arguments of each run."""
-        runs = {"vmm": [["tests/microvm/linux", "tests/microvm/test_fork.py"]],
+        runs = {"vmm": [["tests/microvm/linux/test_linux.py", "tests/microvm/test_fork.py"]],
+                "guest": [["tests/microvm/linux/test_guest.py"]],
                 "bare": [["tests/microvm", "--ignore=tests/microvm/linux", "--ignore=tests/microvm/cells"], ["tests/keeper/test_machines.py"]]}[part]
         self.hung = False
         found = self.inside(part, [self.options.pytest] if self.options.pytest else runs)
@@ -262,7 +267,7 @@ class Ring:
         """On this machine's own KVM, where every server is a local one."""
         for part in parts:
             junit = self.scratch / f"{part}.xml"
-            arguments = {"vmm": ["--confcutdir=tests/microvm", "tests/microvm/linux"], "bare": ["tests/microvm", "--ignore=tests/microvm/linux", "--ignore=tests/microvm/cells"],
+            arguments = {"vmm": ["--confcutdir=tests/microvm", "tests/microvm/linux/test_linux.py"], "bare": ["tests/microvm", "--ignore=tests/microvm/linux", "--ignore=tests/microvm/cells"],
                          "cells": ["tests/microvm/cells"], "suite": SUITE}[part]
             subprocess.run([PYTHON, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--tb=short", "--color=no", f"--junit-xml={junit}", *(self.options.pytest or arguments)], cwd=ROOT,
                            env={**os.environ, "CELLA_TEST_DRIVER": "microvm", "CELLA_BUILD": str(self.build / "bin"), "CELLA_RING_FILES": str(self.inner),
@@ -350,7 +355,7 @@ def main() -> int:
     options = parser()
     chosen = options.parse_args(arguments)
     chosen.pytest = extra
-    parts = chosen.parts or list(PARTS)
+    parts = chosen.parts or [*PARTS, *(["guest"] if chosen.all else [])]
     unknown = [part for part in parts if part not in LEAST]
     if unknown:
         options.error(f"unknown part {unknown[0]}; there are: {', '.join(LEAST)}")
@@ -363,7 +368,7 @@ def main() -> int:
     else:
         for part in parts:
             started = time.monotonic()
-            if part in ("vmm", "bare"):
+            if part in ("vmm", "guest", "bare"):
                 ring.run(part)
                 say(f"{part} took {time.monotonic() - started:.0f} s")
         together = [part for part in parts if part in ("cells", "suite")]

@@ -8,12 +8,9 @@ import time
 
 import keeper_client as kc
 import pytest
+from keeper_process import layers_of, new_id
 from test_capture import Child
 from test_keeper import groups_of, settled, wait_until
-
-
-def new_id(prefix="sbx_"):
-    return prefix + secrets.token_hex(16)
 
 
 def close_all(*replies):
@@ -39,10 +36,6 @@ def kept(keeper):
     found = {e.id: struct.unpack("<Q", e.body[:8])[0] for e in keeper.events if e.op == kc.EVENT_LAYER}
     keeper.events.clear()
     return found
-
-
-def layers_of(running):
-    return os.listdir(f"/proc/{running.process.pid}/root{running.state}/layers")
 
 
 def capture_of(cell, **fields):

@@ -7,13 +7,7 @@ import time
 
 import keeper_client as kc
 import pytest
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come true"
-        time.sleep(0.02)
+from keeper_process import wait_until
 
 
 def settled(number):

@@ -7,10 +7,9 @@ import time
 
 import keeper_client as kc
 import pytest
-from conftest import BUILD, Running
-from test_branches import layers_of, new_id
-from test_keeper import settled, wait_until
-from test_machines import GUEST, HAS_KVM, TEMPLATE, Machine, boot, fill, groups, instance
+from keeper_process import BUILD, Running, layers_of, new_id, wait_until
+from machine_client import GUEST, HAS_KVM, TEMPLATE, Machine, boot, fill, groups, instance
+from test_keeper import settled
 
 
 class Place:

@@ -103,7 +103,7 @@ static void write_thread(void *arg) {
 
 static void write_done(void *arg);
 
-static void end(struct freeze *f) { microvm_work(f->driver, write_thread, write_done, f); }
+static void end(struct freeze *f) { work_start(&f->driver->works, write_thread, write_done, f); }
 
 static void write_done(void *arg) {
     struct freeze *f = arg;

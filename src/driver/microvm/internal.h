@@ -9,6 +9,7 @@
 #include "driver/microvm/context_pump.h"
 #include "driver/microvm/machine_link.h"
 #include "driver/microvm/microvm_driver.h"
+#include "driver/work.h"
 
 /* How long a guest that works may take to answer. It is asked for little (stop, go on, who you are), but it may be emulated, and busy. */
 #define ANSWER_MS 20000
@@ -84,7 +85,7 @@ struct microvm {
     unsigned pool_target;
     bool keeper_lost, closing;
     int handles;
-    unsigned works;
+    struct works works;
     uint32_t last_capture;
     uint64_t from_pool, made, bakes, bakes_failed, forks, copies;
     int64_t bake_ms_last;
@@ -92,9 +93,7 @@ struct microvm {
 
 /* ---- microvm_driver.c ---- */
 void microvm_simple_call(struct microvm *, struct keeper_request *, driver_done, void *arg); /* answered with nothing but success; done may be NULL */
-void microvm_free_last(struct microvm *);
-/* run on a thread of the pool, then after on the loop thread, also while the driver closes: it must look at closing and only free. */
-void microvm_work(struct microvm *, void (*run)(void *arg), void (*after)(void *arg), void *arg);
+void microvm_free_last(void *driver); /* when it closes and nothing of it is under way */
 /* Call back on a later turn of the loop; not at all when the driver closes. */
 void microvm_later(struct microvm *, void (*turn)(void *arg), void *arg);
 uint32_t microvm_capture_number(struct microvm *);

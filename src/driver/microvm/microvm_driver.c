@@ -81,38 +81,6 @@ void microvm_later(struct microvm *d, void (*turn)(void *), void *arg) {
     uv_idle_start(&d->turn, on_turn);
 }
 
-struct work {
-    uv_work_t request;
-    struct microvm *driver;
-    void (*run)(void *arg);
-    void (*after)(void *arg);
-    void *arg;
-};
-
-static void on_thread(uv_work_t *r) {
-    struct work *w = r->data;
-    w->run(w->arg);
-}
-
-static void on_loop(uv_work_t *r, int status) {
-    struct work *w = r->data;
-    struct microvm *d = w->driver;
-    (void)status; /* never cancelled */
-    w->after(w->arg);
-    free(w);
-    d->works--;
-    microvm_free_last(d);
-}
-
-void microvm_work(struct microvm *d, void (*run)(void *), void (*after)(void *), void *arg) {
-    struct work *w = calloc(1, sizeof *w);
-    if (!w) abort();
-    *w = (struct work){.driver = d, .run = run, .after = after, .arg = arg};
-    w->request.data = w;
-    d->works++;
-    uv_queue_work(d->loop, &w->request, on_thread, on_loop);
-}
-
 /* ---- events ---- */
 
 static bool on_event(void *arg, const struct keeper_reply *r, const int *fds, size_t n) {
@@ -215,8 +183,9 @@ static struct json_object *report(struct driver *base) {
     return o;
 }
 
-void microvm_free_last(struct microvm *d) {
-    if (!d->closing || d->handles || d->works) return;
+void microvm_free_last(void *arg) {
+    struct microvm *d = arg;
+    if (!d->closing || d->handles || d->works.count) return;
     free((char *)d->config.machines_dir);
     free((char *)d->config.key_file);
     free(d);
@@ -267,7 +236,7 @@ static const struct driver_ops ops = {
 struct driver *microvm_driver_open(uv_loop_t *loop, struct keeper_client *beside, const struct microvm_config *config, struct err *e) {
     struct microvm *d = calloc(1, sizeof *d);
     if (!d) abort();
-    *d = (struct microvm){.base.ops = &ops, .loop = loop, .config = *config, .pool_target = config->pool < 0 ? POOL_DEFAULT : (unsigned)config->pool};
+    *d = (struct microvm){.base.ops = &ops, .loop = loop, .works = {.loop = loop, .done = microvm_free_last, .driver = d}, .config = *config, .pool_target = config->pool < 0 ? POOL_DEFAULT : (unsigned)config->pool};
     d->config.machines_dir = strdup(config->machines_dir);
     d->config.key_file = strdup(config->key_file);
     d->later_last = &d->later;

@@ -144,6 +144,6 @@ void machine_thaw(struct driver *base, const char *image_id, const char *dir, co
     (void)snprintf(t->dir, sizeof t->dir, "%s", dir);
     if (cell_id) (void)snprintf(t->cell_id, sizeof t->cell_id, "%.36s", cell_id);
     if (limits) t->limits = *limits;
-    if (id_valid(image_id, "img_") && (!cell_id || id_valid(cell_id, "sbx_"))) microvm_work(d, open_thread, open_done, t);
+    if (id_valid(image_id, "img_") && (!cell_id || id_valid(cell_id, "sbx_"))) work_start(&d->works, open_thread, open_done, t);
     else microvm_later(d, refuse, t);
 }

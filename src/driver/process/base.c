@@ -10,7 +10,7 @@
 #include "driver/process/base_file.h"
 #include "driver/process/image_scan.h"
 #include "driver/process/internal.h"
-#include "driver/process/work.h"
+#include "driver/work.h"
 
 /* One request; they are served one after the other: the second of two that need the same base finds it made. */
 struct need {
@@ -197,7 +197,7 @@ static void on_opened(void *arg, struct err *e, const struct keeper_reply *r, co
         n->zygote = r->zygote;
         n->from = (struct memory_source){fds[0], fds[1], fds[2]};
     }
-    process_work(n->driver, on_thread, on_done, n);
+    work_start(&n->driver->works, on_thread, on_done, n);
 }
 
 static void open_zygote(struct need *n) {

@@ -19,7 +19,7 @@
 #include "driver/process/image_scan.h"
 #include "driver/process/internal.h"
 #include "driver/process/notes.h"
-#include "driver/process/work.h"
+#include "driver/work.h"
 #include "wire/context_state.h"
 
 struct frozen {
@@ -116,7 +116,7 @@ static void clean_done(void *arg) {
 }
 
 /* Nothing is left after a failure. */
-static void give_up(struct freeze *f) { process_work(f->driver, clean_thread, clean_done, f); }
+static void give_up(struct freeze *f) { work_start(&f->driver->works, clean_thread, clean_done, f); }
 
 /* ---- the manifest ---- */
 
@@ -154,7 +154,7 @@ static void manifest_done(void *arg) {
 static void join(struct freeze *f) {
     if (!f->pages_written || !f->layer_answered) return;
     if (f->failed) give_up(f);
-    else process_work(f->driver, manifest_thread, manifest_done, f);
+    else work_start(&f->driver->works, manifest_thread, manifest_done, f);
 }
 
 /* ---- memory ---- */
@@ -225,7 +225,7 @@ static void need_views(struct freeze *f) {
         base_need(f->driver, f->template_id, s->language, NULL, false, on_view, f);
         return;
     }
-    process_work(f->driver, pages_thread, pages_done, f);
+    work_start(&f->driver->works, pages_thread, pages_done, f);
 }
 
 /* ---- the keeper's part ---- */

@@ -6,6 +6,7 @@
 #include "driver/driver.h"
 #include "driver/keeper/keeper_client.h"
 #include "driver/keeper/kept_layers.h"
+#include "driver/work.h"
 
 enum cell_place { PLACE_EMPTY, PLACE_FILLED, PLACE_OUT }; /* two pools; handed to the domain */
 
@@ -65,7 +66,7 @@ struct process_driver {
     struct base_view *views; /* base.h */
     struct need *needs, *need_active;
     struct kept_layers *keeping;
-    unsigned works;          /* under way in the pool of threads */
+    struct works works;
     uint32_t last_capture; /* numbers of captures are this side's choice */
     uint64_t from_filled, from_empty, made, refills, forks, copies;
 };
@@ -97,8 +98,6 @@ void process_thaw_exit(struct driver_cell *, int slot, enum context_fate, int co
 
 /* ---- process_driver.c ---- */
 void process_simple_call(struct process_driver *, struct keeper_request *, driver_done, void *arg); /* answered with nothing but success */
-/* Free the driver when it is closed and nothing of it is under way. */
-void process_driver_free_last(struct process_driver *);
 struct driver_cell *process_cell_new(struct process_driver *, const char *template_id, const struct cell_limits *);
 void process_cell_free(struct driver_cell *);
 /* By the keeper's numbers, or by what it is called; NULL: not there (any more). */

@@ -412,8 +412,9 @@ static struct json_object *report(struct driver *base) {
     return o;
 }
 
-void process_driver_free_last(struct process_driver *d) {
-    if (!d->closing || d->handles || d->works) return;
+static void free_last(void *arg) {
+    struct process_driver *d = arg;
+    if (!d->closing || d->handles || d->works.count) return;
     free(d->bases);
     free(d->key_file);
     free(d);
@@ -422,7 +423,7 @@ void process_driver_free_last(struct process_driver *d) {
 static void on_closed(uv_handle_t *h) {
     struct process_driver *d = h->data;
     d->handles--;
-    process_driver_free_last(d);
+    free_last(d);
 }
 
 static void driver_close(struct driver *base) {
@@ -489,6 +490,7 @@ struct driver *process_driver_open(uv_loop_t *loop, const char *keeper_socket, s
     if (!d) return err_sys(e, ENOMEM, "process driver"), NULL;
     d->base.ops = &ops;
     d->loop = loop;
+    d->works = (struct works){.loop = loop, .done = free_last, .driver = d};
     d->filled_target = FILLED_DEFAULT;
     d->empty_target = EMPTY_DEFAULT;
     d->pool_limits = (struct cell_limits){.memory_bytes = 1ull << 30, .disk_bytes = 2ull << 30, .cpu_millis = 1000, .pids_max = 256, .open_files = 1024};

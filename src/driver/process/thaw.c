@@ -18,7 +18,7 @@
 #include "driver/process/image_plan.h"
 #include "driver/process/internal.h"
 #include "driver/process/notes.h"
-#include "driver/process/work.h"
+#include "driver/work.h"
 
 struct thaw {
     struct process_driver *driver;
@@ -226,7 +226,7 @@ static void send_tables(struct thaw *t, struct call_tables *c, void (*then)(stru
     keeper_call_fd(t->driver->keeper, &q, other, on_calls, s);
 }
 
-static void start_fill(struct thaw *t) { process_work(t->driver, fill_thread, fill_done, t); }
+static void start_fill(struct thaw *t) { work_start(&t->driver->works, fill_thread, fill_done, t); }
 
 static void context_filled(struct thaw *t) {
     end_context(t);
@@ -293,7 +293,7 @@ static void on_begun(void *arg, struct err *e, const struct keeper_reply *r, con
         err_hint(e = &odd, ERR_UNAVAILABLE, "try again", "the template's interpreter was started again meanwhile");
     }
     if (e) give_up(t, e);
-    else process_work(t->driver, plan_thread, plan_done, t);
+    else work_start(&t->driver->works, plan_thread, plan_done, t);
 }
 
 static int state_file(const struct buf *state, struct err *e) {
@@ -430,10 +430,10 @@ void process_thaw(struct driver *base, const char *image_id, const char *dir, co
     if (limits) t->limits = *limits;
     const bool named = id_valid(image_id, "img_") && (!cell_id || id_valid(cell_id, "sbx_"));
     if (named && d->bases) {
-        process_work(d, open_thread, open_done, t);
+        work_start(&d->works, open_thread, open_done, t);
         return;
     }
     if (!d->bases) err_set(&t->err, ERR_UNSUPPORTED, "this daemon has no directory for images");
     else err_set(&t->err, ERR_INVALID, "not the id of an image or a cell");
-    process_work(d, refuse_thread, refuse_done, t); /* the callback does not come from inside this call */
+    work_start(&d->works, refuse_thread, refuse_done, t); /* the callback does not come from inside this call */
 }

@@ -51,6 +51,29 @@ static void template(struct report *r) {
                        "apt-get install mmdebstrap");
 }
 
+/* Where KVM works, cells are machines, and those start from files of their own. */
+static void machine(struct report *r) {
+    char name[PROGRAM_PATH + 64], target[256], path[PROGRAM_PATH + 64];
+    struct err e;
+    if (!r->kvm_works) return;
+    if (program_find("cella-vmm", path, &e) < 0) {
+        finding_remedy(report_add(r, group, "microVM monitor", FINDING_DEGRADED, "%s", e.text), "%s", e.hint);
+        return;
+    }
+    (void)snprintf(name, sizeof name, "%s/templates/names/default", r->state);
+    const ssize_t n = readlink(name, target, sizeof target - 1);
+    if (n <= 0) return; /* there is no template at all: said already */
+    target[n] = 0;
+    const char *slash = strrchr(target, '/');
+    (void)snprintf(path, sizeof path, "%s/machines/%s/machine.json", r->state, slash ? slash + 1 : target);
+    if (access(path, F_OK) == 0)
+        (void)report_add(r, group, "machine", FINDING_OK, "\"default\" is built for the microVM driver too");
+    else
+        finding_remedy(report_add(r, group, "machine", FINDING_DEGRADED, "\"default\" is not built for the microVM driver"),
+                       "sudo cella template build python --machine yes%s%s", strcmp(r->state, STATE_DEFAULT) == 0 ? "" : " --state ",
+                       strcmp(r->state, STATE_DEFAULT) == 0 ? "" : r->state);
+}
+
 /* What the running daemon says it must do without: {"report": {"features": {name: bool}}}. */
 static void daemon_features(struct report *r, struct client *client) {
     struct err e;
@@ -96,5 +119,6 @@ void probe_installation(struct report *r) {
     programs(r);
     user(r);
     template(r);
+    machine(r);
     daemon_answers(r);
 }

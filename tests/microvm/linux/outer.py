@@ -29,7 +29,7 @@ MACHINE = ["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max,-xsave,-avx,
 MEMORY_MB = 6144
 MODULES = ["irqbypass", "kvm", "kvm-amd", "virtio_pci", "virtio_blk", "virtio_net", "virtio-rng", "loop", "btrfs", "ext4", "overlay", "erofs"]
 PROGRAMS = ["bash", "mount", "umount", "chroot", "cat", "ls", "mkdir", "sleep", "rm", "cp", "mv", "ln", "ps", "ip", "sysctl", "sync", "mkfs.btrfs", "btrfs", "losetup",
-            "find", "grep", "df", "du", "stat", "head", "tail", "strace", "dmesg", "kill", "id", "chown", "chmod", "mkfs.ext4", "truncate", "touch", "readlink", "env", "uname", "wc", "free", "sort", "tr", "date", "nproc", "lsmod", "xargs", "sed"]
+            "find", "grep", "df", "du", "stat", "head", "tail", "strace", "dmesg", "kill", "id", "chown", "chmod", "mkfs.ext4", "truncate", "touch", "readlink", "env", "uname", "wc", "free", "sort", "tr", "date", "nproc", "lsmod", "xargs", "sed", "cut", "uptime", "top", "awk"]
 BOOT_SECONDS = 240
 
 INIT = """#!/bin/bash

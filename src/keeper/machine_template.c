@@ -86,19 +86,28 @@ static int restore(struct template_machine *t, int dir, struct err *e) {
     return watch_add(&t->vmm.watch, e);
 }
 
-int machine_template(const char *template_id, const char *base, char out[KEEPER_ID], struct err *e) {
+/* The newest one is of a size that somebody wants no more. */
+static bool another_size(const struct base_config *c, uint64_t memory_bytes, uint32_t vcpus) {
+    return (memory_bytes && c->memory_bytes != memory_bytes) || (vcpus && c->vcpus != vcpus);
+}
+
+int machine_template(const char *template_id, const char *base, uint64_t memory_bytes, uint32_t vcpus, char out[KEEPER_ID], struct err *e) {
     const int64_t from = monotonic_us();
     cleanup_close int dir = machine_dir(template_id, e);
     if (dir < 0) return -1;
     if (base[0] ? !id_valid(base, "bas_") && err_set(e, ERR_INVALID, "not the name of a base") : base_newest(dir, out, e)) return -1;
     if (base[0]) (void)snprintf(out, KEEPER_ID, "%s", base);
+    struct base_config config;
+    if (base_read(dir, out, &config, e)) return -1;
+    if (!base[0] && another_size(&config, memory_bytes, vcpus)) {
+        err_set(e, ERR_IMAGE, "the machine was made with %llu MiB and %u processors", (unsigned long long)(config.memory_bytes >> 20), config.vcpus);
+        e->sys_errno = EBADMSG;
+        return -1;
+    }
     if (template_machine_find(template_id, out)) return 0;
     struct template_machine *t = calloc(1, sizeof *t);
     if (!t) return err_sys(e, ENOMEM, "machine of a template");
-    if (base_read(dir, out, &t->config, e)) {
-        free(t);
-        return -1;
-    }
+    t->config = config;
     t->vmm = (struct vmm){.watch.fd = -1, .uid = vmm_uid()};
     id_make(t->vmm.group, "tpl_");
     (void)snprintf(t->template_id, sizeof t->template_id, "%s", template_id);

@@ -15,8 +15,8 @@ struct template_machine {
 
 /* NULL: MACHINE_TEMPLATE first. Counts as a use. */
 struct template_machine *template_machine_find(const char *template_id, const char *base);
-/* The template's machine with this base ("": the newest), started when it is not there; out says which one it is. sys_errno ENOENT: there is no base; EBADMSG: it cannot
- * be used here. */
-int machine_template(const char *template_id, const char *base, char out[KEEPER_ID], struct err *);
+/* The template's machine with this base ("": the newest, if it has this much memory and these processors; 0: any), started when it is not there; out says which one it is.
+ * sys_errno ENOENT: there is no base; EBADMSG: it cannot be used here. */
+int machine_template(const char *template_id, const char *base, uint64_t memory_bytes, uint32_t vcpus, char out[KEEPER_ID], struct err *);
 /* Tell monitor `v` to be what these files hold; every argument is open and stays the caller's. base_fd -1: they are whole. */
 uint32_t machine_send_restore(struct vmm *v, int state_fd, int memory_fd, int base_fd, struct err *);

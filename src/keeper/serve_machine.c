@@ -43,7 +43,7 @@ static void do_boot(const struct keeper_request *q) {
 static void do_template(const struct keeper_request *q) {
     struct keeper_reply r = reply_to(q);
     struct err e;
-    const int rc = possible(&e) ? -1 : machine_template(q->template_id, q->layer, r.layer, &e);
+    const int rc = possible(&e) ? -1 : machine_template(q->template_id, q->layer, q->limits.memory_bytes, q->vcpus, r.layer, &e);
     answer(&r, rc, &e, NULL, 0);
 }
 

@@ -57,8 +57,8 @@ enum keeper_op {
                                 disk; for baking */
     KEEPER_MACHINE_BASE,     /* cell, serial, layer ("bas_" + 32 hex) -> bytes: memory, state and disk of a machine that was booted become this base, the newest of
                                 its template. The answer comes when all is on the disk; then the machine ends, without an event */
-    KEEPER_MACHINE_TEMPLATE, /* template, layer (a base, or "": the newest) -> layer: its machine is restored and waits to be copied. ENOENT: there is no base;
-                                EBADMSG: it cannot be used here (text says why): bake again */
+    KEEPER_MACHINE_TEMPLATE, /* template, layer (a base, or "": the newest), limits.memory_bytes and vcpus (what the newest must have; 0: any) -> layer: its machine is
+                                restored and waits to be copied. ENOENT: there is no base; EBADMSG: it cannot be used here (text says why): bake again */
     KEEPER_MACHINE_MAKE,     /* template, layer (as answered by MACHINE_TEMPLATE), id, limits -> cell, serial; fds: machine control, guest, context of slot 0: a copy of
                                 the template's machine with a copy of its disk; it runs. EAGAIN: MACHINE_TEMPLATE first */
     KEEPER_MACHINE_CONNECT,  /* cell, serial, slot (port = MACHINE_HOST_CONTEXT + slot; KEEPER_SLOTS: control; KEEPER_SLOTS + 1: guest) -> fd: our end of a new

@@ -124,7 +124,11 @@ def test_base_is_in_files_and_the_machine_ends(place, keeper):
     assert keeper.call(kc.HELLO).report()["cells"] == cells - 1
     with pytest.raises(kc.Refused, match="no such cell"):
         machine.call(kc.CELL_STATS)
-    assert keeper.call(kc.MACHINE_TEMPLATE, template=TEMPLATE).layer == name
+    assert keeper.call(kc.MACHINE_TEMPLATE, template=TEMPLATE, limits=LIMITS).layer == name
+    for other in (dict(limits=(128 * MIB, *LIMITS[1:])), dict(limits=LIMITS, vcpus=2)):
+        with pytest.raises(kc.Refused, match="made with 64 MiB and 1 processors") as refused:
+            keeper.call(kc.MACHINE_TEMPLATE, template=TEMPLATE, **other)
+        assert refused.value.errno == errno.EBADMSG
     child = make(keeper, name)
     assert child.ask(b"n") == b"10" and child.ask(b"d") == b"on the base".ljust(16, b"\0")
     child.destroy()
@@ -307,7 +311,7 @@ def test_disks_where_there_are_no_snapshots(keeper):
         first = boot(connection)
         first.ask(b"Dbase")
         name, _ = base_of(first)
-        connection.call(kc.MACHINE_TEMPLATE, template=TEMPLATE)
+        connection.call(kc.MACHINE_TEMPLATE, template=TEMPLATE, limits=LIMITS)
         machine = make(connection, name)
         capture = machine.capture()
         machine.ask(b"Dother")

@@ -310,7 +310,8 @@ static void on_template(void *arg, struct err *e, const struct keeper_reply *r, 
 }
 
 static void ask_template(struct template *t) {
-    struct keeper_request q = {.op = KEEPER_MACHINE_TEMPLATE};
+    const struct microvm_config *wanted = &t->driver->config;
+    struct keeper_request q = {.op = KEEPER_MACHINE_TEMPLATE, .limits.memory_bytes = wanted->memory_bytes, .vcpus = wanted->vcpus};
     memcpy(q.template_id, t->template_id, sizeof t->template_id);
     keeper_call(t->driver->keeper, &q, on_template, t);
 }

@@ -620,7 +620,8 @@ int server_run(int listen_fd, uid_t daemon_uid, struct err *e) {
         if (p[MACHINES].revents) vmm_loop();
         machines_settle();
         saves_check();
-        waiting = cell_sweep() | vmm_sweep();
+        waiting = cell_sweep();
+        waiting = vmm_sweep() || waiting;
         grow_now_and_then();
         if (p[1].revents) take_client(listen_fd, daemon_uid);
         if (left) forget_client();

@@ -79,7 +79,7 @@ class Host:
     def monitors(self) -> Dict[int, str]:
         """Living cella-vmm processes below the keeper, with their cgroup."""
         said = self.run("for p in /proc/[0-9]*; do read -r comm 2>/dev/null < $p/comm || continue; "
-                        "[ \"$comm\" = cella-vmm ] && echo ${p#/proc/} $(cat $p/cgroup 2>/dev/null | tr '\\n' ' '); done; true")
+                        "[ \"$comm\" = cella-vmm ] && ! grep -q '^State:.Z' $p/status 2>/dev/null && echo ${p#/proc/} $(cat $p/cgroup 2>/dev/null | tr '\\n' ' '); done; true")
         return {int(line.split()[0]): line.partition(" ")[2] for line in said.splitlines() if line.strip()}
 
     def monitor_of(self, cell: Machine) -> int:
@@ -96,8 +96,9 @@ class Host:
         path = re.search(r"(?:^|\s)0::(\S+)", groups)
         if not path:
             return False
-        said = self.run(f"for d in $(findmnt -n -o TARGET -t cgroup2 2>/dev/null || echo /sys/fs/cgroup); do cat $d{path.group(1)}/cgroup.events 2>/dev/null; done; true")
-        return "frozen 1" in said
+        # not cgroup.events: kernels before 6.13 keep a thread of KVM's in the group, which never freezes
+        said = self.run(f"for d in /sys/fs/cgroup /sys/fs/cgroup/unified; do cat $d{path.group(1)}/cgroup.freeze 2>/dev/null; done; true")
+        return "1" in said.split()
 
 
 __all__ = ["Host", "Machine", "SECONDS", "until"]

@@ -51,7 +51,8 @@ ip addr add 10.0.2.15/24 dev $device; ip link set $device up; ip route add defau
 if [ -b /dev/vda ]; then mkdir -p /state; mount -t ext4 -o noatime,nobarrier /dev/vda /state || mount -t ext4 /dev/vda /state; fi
 export PYTHONDONTWRITEBYTECODE=1
 echo "ring: up"
-exec /usr/bin/python3 -S /agent.py AGENT_PORT
+/usr/bin/python3 -S /agent.py AGENT_PORT &
+while :; do wait; sleep 1; done  # whatever loses its parent ends here, and is reaped
 """.replace("AGENT_PORT", str(AGENT_PORT))
 
 

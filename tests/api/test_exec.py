@@ -163,6 +163,10 @@ def test_process_one_cannot_be_killed(box: Sandbox, http: httpx.Client) -> None:
 def test_users(box: Sandbox) -> None:
     assert box.exec("id -u").stdout == "1000\n"
     assert box.exec("id -u", user="root").stdout == "0\n"
+
+
+@pytest.mark.process_only
+def test_root_has_no_capability(box: Sandbox) -> None:
     assert box.exec("grep CapEff /proc/self/status", user="root").stdout.split()[1].strip("0") == ""
 
 

@@ -136,7 +136,9 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=5)
     chosen, rest = options.parse_known_args()
-    ring = emulated.Ring(emulated.parser().parse_args(rest))
+    given = emulated.parser().parse_args(rest)
+    given.pytest = []
+    ring = emulated.Ring(given)
     with ring.machine("counting", ring.disk()) as outer:
         try:
             raw = rounds(outer, chosen.rounds)

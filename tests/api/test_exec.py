@@ -8,7 +8,7 @@ from typing import List
 import httpx
 import pytest
 from cella import CommandError, ConflictError, InvalidRequest, NotFoundError, Sandbox
-from support.wait import until
+from support.wait import PATIENCE, until
 
 
 def test_a_string_goes_through_the_shell(shared: Sandbox) -> None:
@@ -83,7 +83,7 @@ def test_bad_bodies(shared: Sandbox, http: httpx.Client, body: dict) -> None:
 
 
 def test_timeout_kills_the_tree(box: Sandbox) -> None:
-    run = box.exec("echo begun; sleep 301 & sleep 302", timeout_seconds=1)
+    run = box.exec("echo begun; sleep 301 & sleep 302", timeout_seconds=int(PATIENCE))
     assert run.exit == "timeout" and run.stdout == "begun\n"
     gone = lambda: not [p for p in box.list_processes() if "sleep 30" in p["command"]]  # noqa: E731
     until(gone, "the sleeping children to be gone")

@@ -151,7 +151,7 @@ static void begin_relays_anew(void) {
 /* A copy becomes this cell. Nothing of the cell runs until the last step. */
 static int become(const struct machine_identity *i, struct err *e) {
     if (set_clock(i->wall_ns, e) < 0 || set_entropy(i->entropy, sizeof i->entropy, e) < 0 || set_name(i->id, e) < 0 || set_limits(&i->limits, e) < 0) return -1;
-    begin_relays_anew();
+    for (unsigned r = 0; r < RELAYS; r++) relay_copied(r);
     channels_forget();
     stream_restart();
     channel_hello();
@@ -266,7 +266,7 @@ static void listener_ready(void *arg, uint32_t events) {
 static int make_stream(struct err *e) {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) return err_sys(e, errno, "socketpair");
-    const struct relay_ends ends = {.inner = pair[1], .far = -1, .out = -1, .err = -1};
+    const struct relay_ends ends = {.inner = pair[1], .far = fcntl(pair[0], F_DUPFD_CLOEXEC, GUEST_FD_STREAM + 1), .out = -1, .err = -1};
     if (dup3(pair[0], GUEST_FD_STREAM, O_CLOEXEC) < 0) return err_sys(e, errno, "the guest stream");
     close(pair[0]);
     return relay_attach(RELAY_GUEST, &ends, e);

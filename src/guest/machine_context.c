@@ -256,7 +256,6 @@ void contexts_forked(void) {
             open_gate(c);
             continue;
         }
-        relay_forget_input(i);
         (void)kill(c->child.pid, CONTEXT_FORKED_SIGNAL);
     }
 }

@@ -17,6 +17,7 @@
 #include "wire/machine_proto.h"
 
 #define STACK_BYTES (64 * 1024)
+#define COPIED_LOOKS 200 /* of 1 ms: a thread that holds a packet puts it down as soon as there is room */
 #define LAST_PACKETS 4096 /* of a dead context whose children still hold its stream: a bound, not a number that is met */
 
 /* A descriptor that a thread may be blocked on while another takes it away: closed by the last who lets go. */
@@ -29,6 +30,7 @@ struct relay {
     pthread_mutex_t lock; /* for everything but far and the buffers; out and err are closed with it held, and read by the thread towards the host */
     pthread_cond_t changed;
     bool out_runs, in_runs, tagged, fresh, finish, over, in_busy, out_busy; /* fresh: what came before is no beginning of what comes */
+    bool stale; /* what comes is for the machine that this one is a copy of */
     struct held *connection, *inner;
     int far, out, err;
     int wake;         /* eventfd: the thread towards the host looks again */
@@ -255,6 +257,17 @@ static bool take_packet(struct relay *r, size_t n) {
     return true;
 }
 
+/* What is not for this machine, and the mark behind it. */
+static bool drop_packet(struct relay *r, size_t n) {
+    const bool mark = n == 1 && r->to_cell[0] == MACHINE_PIECE_FRESH;
+    pthread_mutex_lock(&r->lock);
+    const bool drop = r->stale || mark;
+    if (mark) r->stale = false;
+    pthread_mutex_unlock(&r->lock);
+    if (drop) r->joined_len = 0;
+    return drop;
+}
+
 static void *towards_cell(void *arg) {
     struct relay *r = arg;
     for (;;) {
@@ -271,7 +284,7 @@ static void *towards_cell(void *arg) {
         r->fresh = false;
         pthread_mutex_unlock(&r->lock);
         const ssize_t n = recv(c->fd, r->to_cell, WIRE_PACKET_MAX + 1, MSG_DONTWAIT);
-        const bool lost = n < 0 ? errno != EAGAIN && errno != EINTR : n == 0 || !take_packet(r, (size_t)n);
+        const bool lost = n < 0 ? errno != EAGAIN && errno != EINTR : n == 0 || !(drop_packet(r, (size_t)n) || take_packet(r, (size_t)n));
         release(r, c, lost);
     }
     return NULL;
@@ -330,6 +343,7 @@ void relay_connect(unsigned index, int connection) {
     drop_connection(r);
     r->connection = held_new(connection);
     r->fresh = true;
+    r->stale = false;
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
     if (r->out_runs) poke(r);
@@ -373,6 +387,23 @@ void relay_forget_input(unsigned index) {
     struct relay *r = &relays[index];
     char byte;
     while (r->far >= 0 && recv(r->far, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) > 0) continue;
+}
+
+void relay_copied(unsigned index) {
+    struct relay *r = &relays[index];
+    bool busy = true;
+    pthread_mutex_lock(&r->lock);
+    r->fresh = true;
+    r->stale = r->connection != NULL;
+    pthread_mutex_unlock(&r->lock);
+    for (int i = 0; busy && i < COPIED_LOOKS; i++) {
+        relay_forget_input(index);
+        pthread_mutex_lock(&r->lock);
+        busy = r->in_busy; /* it may hold a packet from before */
+        pthread_mutex_unlock(&r->lock);
+        if (busy) (void)usleep(1000);
+    }
+    relay_forget_input(index);
 }
 
 void relay_finish(unsigned index) {

@@ -39,3 +39,5 @@ bool relay_quiet(unsigned index);
 void relay_begin_anew(unsigned index);
 /* Forget what came for the context and was not read by it yet. */
 void relay_forget_input(unsigned index);
+/* This machine is a copy: what the host sent to the original is forgotten, wherever it is on its way, until the host says MACHINE_PIECE_FRESH. */
+void relay_copied(unsigned index);

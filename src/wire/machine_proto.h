@@ -29,6 +29,9 @@
 #define MACHINE_PIECE_STDOUT 1u
 #define MACHINE_PIECE_STDERR 2u
 #define MACHINE_PIECE_MORE 0x80u /* with STREAM: the packet goes on in the next piece */
+/* Towards the guest, a packet of this one byte, also on the guest stream: from here on it is for the copy. The driver sends it first on every connection that a copy
+ * has from its original, once IDENTITY is answered; what the guest finds before it, on its way to the original when that was copied, is dropped. */
+#define MACHINE_PIECE_FRESH 3u
 #define MACHINE_PIECE_MAX 65535u
 
 enum machine_type {

@@ -1,7 +1,9 @@
 /* arrive.c: from the keeper's answer to a cell with an identity and streams of its own. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -112,12 +114,22 @@ static int open_slots(struct driver_cell *c, uint32_t living, struct err *e) {
     return 0;
 }
 
+/* What comes now is for this machine, not for the one that it was copied from. */
+static int mark_fresh(const struct driver_cell *c, struct err *e) {
+    const uint8_t mark = MACHINE_PIECE_FRESH;
+    for (int i = -1; i < DRIVER_SLOTS; i++) {
+        const int fd = i < 0 ? c->guest_fd : c->slot[i].conn;
+        if (fd >= 0 && send(fd, &mark, 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1 && errno != EPIPE) return err_sys(e, errno, "first word to a copied machine");
+    }
+    return 0;
+}
+
 static void on_identity(void *arg, struct err *e, const struct machine_message *m) {
     struct become *b = arg;
     struct driver_cell *c = b->cell;
     if (e) b->err = *e;
     if (!e && !c->listed) err_set(&b->err, ERR_LOST, "the machine ended while it was made");
-    if (e || !c->listed || open_slots(c, m->slots, &b->err)) {
+    if (e || !c->listed || mark_fresh(c, &b->err) || open_slots(c, m->slots, &b->err)) {
         if (c->listed) machine_destroy(c, on_away, b);
         else on_away(b, NULL);
         return;

@@ -145,7 +145,10 @@ class Machine:
 
     def identity(self, digits: str, memory=400 * MIB, disk=2048 * MIB, pids=256, files=1024, status=0) -> Answer:
         rest = IDENTITY.pack(f"sbx_{digits}".encode(), os.urandom(64), time.time_ns(), memory, disk, 1000, pids, files, 0)
-        return self.ask("IDENTITY", rest=rest, status=status)
+        got = self.ask("IDENTITY", rest=rest, status=status)
+        for end in [self.guest, *(context.end for context in self.contexts.values())] if not status else []:
+            end.send(bytes([P["MACHINE_PIECE_FRESH"]]))
+        return got
 
     def limits(self, memory=400 * MIB, disk=2048 * MIB, pids=256, files=1024) -> Answer:
         return self.ask("LIMITS", rest=IDENTITY.pack(b"sbx_0", b"", 0, memory, disk, 1000, pids, files, 0))

@@ -303,6 +303,29 @@ static void what_was_not_read_can_be_forgotten(void **state) {
     rig_free(&g);
 }
 
+static void what_was_on_its_way_to_the_original_is_dropped(void **state) {
+    (void)state;
+    struct rig g = rig_new(9);
+    const struct timeval soon = {.tv_usec = 300000};
+    for (int i = 0; i < 2000; i++) /* more than the context's socket holds: the relay waits with one in its hands, and more lie behind it */
+        if (send(g.host, "\0old", 4, MSG_DONTWAIT) < 0) break;
+    usleep(50000);
+    relay_copied(9);
+    (void)send(g.host, "\200ol", 4, 0); /* half a packet of the original's */
+    const uint8_t mark = MACHINE_PIECE_FRESH;
+    assert_int_equal(send(g.host, &mark, 1, 0), 1);
+    assert_int_equal(send(g.host, "\0new", 4, 0), 4);
+    assert_int_equal(recv(g.stream, buffer, sizeof buffer, 0), 3);
+    assert_memory_equal(buffer, "new", 3);
+    assert_int_equal(send(g.host, &mark, 1, 0), 1); /* once more: no word of anybody's */
+    assert_int_equal(send(g.host, "\0two", 4, 0), 4);
+    assert_int_equal(recv(g.stream, buffer, sizeof buffer, 0), 3);
+    assert_memory_equal(buffer, "two", 3);
+    assert_int_equal(setsockopt(g.stream, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon), 0);
+    assert_int_equal(recv(g.stream, buffer, sizeof buffer, 0), -1);
+    rig_free(&g);
+}
+
 static void the_guest_stream_has_no_tags(void **state) {
     (void)state;
     int pair[2];
@@ -335,6 +358,7 @@ int main(void) {
         cmocka_unit_test(last_words_then_the_end),
         cmocka_unit_test(an_end_does_not_wait_for_a_reader),
         cmocka_unit_test(what_was_not_read_can_be_forgotten),
+        cmocka_unit_test(what_was_on_its_way_to_the_original_is_dropped),
         cmocka_unit_test(the_guest_stream_has_no_tags),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

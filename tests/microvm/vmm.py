@@ -11,26 +11,28 @@ import struct
 import subprocess
 import time
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = struct.Struct("<IIiI6Q")
 UID = 64321  # nobody else's, on a machine that runs tests
 
 
-def numbers() -> dict:
-    """The protocol's numbers, from the header itself."""
-    text = (ROOT / "src/wire/vmm_proto.h").read_text()
-    found = {name: int(value, 0) for name, value in re.findall(r"#define (VMM_\w+) (\d+)u?\b", text)}
-    for body in re.findall(r"enum \w+ \{(.*?)\}", text, re.S):
-        value = -1
-        for name, given in re.findall(r"(VMM_\w+)(?: = (\d+))?", body):
-            value = int(given) if given else value + 1
-            found[name] = value
+def numbers(*headers: str) -> Dict[str, int]:
+    """The protocols' numbers, from the headers themselves: defines and enums of src/wire/NAME.h."""
+    found: Dict[str, int] = {}
+    for name in headers:
+        text = re.sub(r"/\*.*?\*/", "", (ROOT / f"src/wire/{name}.h").read_text(), flags=re.S)
+        found.update({k: int(v, 0) for k, v in re.findall(r"#define (\w+) (0x[0-9a-fA-F]+|\d+)u?\b", text)})
+        for body in re.findall(r"enum \w+ \{(.*?)\}", text, re.S):
+            value = -1
+            for key, given in re.findall(r"([A-Za-z]\w*)(?: = (\d+))?", body):
+                value = int(given) if given else value + 1
+                found[key] = value
     return found
 
 
-N = numbers()
+N = numbers("vmm_proto")
 
 
 class Refused(Exception):

@@ -11,7 +11,7 @@
 
 void machine_adopt(struct driver *base, driver_done done, void *arg) {
     struct keeper_request q = {.op = KEEPER_LIST};
-    microvm_simple_call((struct microvm *)base, &q, done, arg); /* the cells come as events before the answer */
+    keeper_ask(((struct microvm *)base)->keeper, &q, done, arg); /* the cells come as events before the answer */
 }
 
 /* What ended while nobody looked; and a HOLD of the last daemon is taken back. One that is paused answers when it goes on. */

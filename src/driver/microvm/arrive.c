@@ -52,8 +52,6 @@ int machine_open_slot(struct driver_cell *c, int slot, int conn, bool carried, s
 
 static void on_context_exit(void *arg, int slot, enum context_fate fate, int code) { machine_context_exit(arg, slot, fate, code); }
 
-static void nothing(void *arg, struct err *e) { (void)arg, (void)e; }
-
 /* Without it nothing can be asked of the machine any more. That it hung up has a reason that the keeper tells, if it is the machine's end. */
 static void on_link_end(void *arg, const char *why) {
     struct driver_cell *c = arg;
@@ -63,9 +61,9 @@ static void on_link_end(void *arg, const char *why) {
         if (c->pool) machine_destroy(c, NULL, NULL);
         return;
     }
-    struct keeper_request q = machine_request(c, KEEPER_CELL_DESTROY);
     if (why) { /* it lies: whatever it is, it is not to be talked to */
-        microvm_simple_call(c->driver, &q, nothing, NULL);
+        struct keeper_request q = machine_request(c, KEEPER_CELL_DESTROY);
+        keeper_ask(c->driver->keeper, &q, NULL, NULL);
         machine_gone(c, CELL_FATE_LOST);
         return;
     }

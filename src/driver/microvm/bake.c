@@ -94,7 +94,7 @@ static void bake_failed(struct template *t, const struct err *why) {
     struct err e = *why;
     if (b && b->stands) {
         struct keeper_request q = {.op = KEEPER_CELL_DESTROY, .cell = b->index, .serial = b->serial};
-        microvm_simple_call(d, &q, NULL, NULL);
+        keeper_ask(d->keeper, &q, NULL, NULL);
     }
     baking_free(t);
     d->bakes_failed++;
@@ -278,7 +278,7 @@ static void bake(struct template *t) {
     id_make(b->layer, "bas_");
     t->baking = b;
     t->cold = true;
-    struct keeper_request q = {.op = KEEPER_MACHINE_BOOT, .vcpus = config->vcpus, .limits = machine_limits_to_keeper(&config->limits)};
+    struct keeper_request q = {.op = KEEPER_MACHINE_BOOT, .vcpus = config->vcpus, .limits = keeper_limits_of(&config->limits)};
     q.limits.memory_bytes = config->memory_bytes;
     memcpy(q.id, b->id, sizeof b->id);
     memcpy(q.template_id, t->template_id, sizeof t->template_id);

@@ -13,11 +13,6 @@
 
 #define ENDED_MS 2000 /* the keeper sees the end of a monitor too, and knows why */
 
-struct keeper_limits machine_limits_to_keeper(const struct cell_limits *l) {
-    return (struct keeper_limits){.memory_bytes = l->memory_bytes, .disk_bytes = l->disk_bytes, .cpu_millis = l->cpu_millis, .pids_max = l->pids_max,
-                                  .open_files = l->open_files};
-}
-
 struct driver_cell *machine_cell_new(struct microvm *d, const char *template_id, const struct cell_limits *limits) {
     struct driver_cell *c = calloc(1, sizeof *c);
     if (!c) abort();
@@ -194,7 +189,7 @@ static void on_ended_timer(uv_timer_t *t) {
             continue;
         }
         struct keeper_request q = machine_request(c, KEEPER_CELL_DESTROY);
-        microvm_simple_call(d, &q, NULL, NULL);
+        keeper_ask(d->keeper, &q, NULL, NULL);
         machine_gone(c, CELL_FATE_LOST);
         uv_timer_start(t, on_ended_timer, 0, 0); /* the list may have changed altogether */
         return;

@@ -154,8 +154,8 @@ void machine_set_limits(struct driver_cell *c, const struct cell_limits *l, driv
         return;
     }
     struct keeper_request q = machine_request(c, KEEPER_CELL_LIMITS);
-    q.limits = machine_limits_to_keeper(l);
-    microvm_simple_call(c->driver, &q, on_limits_outside, x);
+    q.limits = keeper_limits_of(l);
+    keeper_ask(c->driver->keeper, &q, on_limits_outside, x);
 }
 
 /* ---- pause: its processes stop inside, then the machine itself. So it can be copied while it is paused: the machine goes on, they do not. ---- */
@@ -183,7 +183,7 @@ void machine_stand(struct driver_cell *c, bool still, driver_done done, void *ar
     struct keeper_request q = machine_request(c, KEEPER_CELL_FREEZE);
     q.on = still;
     if (c->link) machine_link_hold(c->link, still);
-    microvm_simple_call(c->driver, &q, done, arg);
+    keeper_ask(c->driver->keeper, &q, done, arg);
 }
 
 static void on_stopped(void *arg, struct err *e) {

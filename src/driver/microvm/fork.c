@@ -114,7 +114,7 @@ static void on_held(void *arg, struct err *e, const struct machine_message *m) {
     }
     struct keeper_request q = machine_request(f->parent, KEEPER_CAPTURE);
     q.capture = f->capture;
-    microvm_simple_call(f->driver, &q, on_captured, f);
+    keeper_ask(f->driver->keeper, &q, on_captured, f);
 }
 
 void machine_fork(struct driver_cell *c, unsigned n, driver_child_done each, driver_fork_done done, void *arg) {
@@ -169,5 +169,5 @@ void machine_rename(struct driver_cell *c, const char *id, driver_done done, voi
     struct keeper_request q = machine_request(c, KEEPER_CELL_RENAME);
     memset(q.id, 0, sizeof q.id);
     memcpy(q.id, x->id, sizeof x->id);
-    microvm_simple_call(c->driver, &q, on_renamed, x);
+    keeper_ask(c->driver->keeper, &q, on_renamed, x);
 }

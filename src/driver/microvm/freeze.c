@@ -205,7 +205,7 @@ static void on_held(void *arg, struct err *e, const struct machine_message *m) {
     struct keeper_request q = machine_request(f->cell, KEEPER_CAPTURE);
     q.capture = f->capture;
     q.flags = f->hold ? KEEPER_HOLD : 0;
-    microvm_simple_call(f->driver, &q, on_captured, f);
+    keeper_ask(f->driver->keeper, &q, on_captured, f);
 }
 
 static void stop(struct freeze *f) {
@@ -285,5 +285,5 @@ void machine_release_held(struct driver_cell *c, driver_done done, void *arg) {
         return;
     }
     c->held = 0;
-    microvm_simple_call(c->driver, &q, on_dropped, x);
+    keeper_ask(c->driver->keeper, &q, on_dropped, x);
 }

@@ -4,7 +4,7 @@
 #include <uv.h>
 
 #include "driver/driver.h"
-#include "driver/keeper/keeper_client.h"
+#include "driver/keeper/keeper_ask.h"
 #include "driver/keeper/kept_layers.h"
 #include "driver/microvm/context_pump.h"
 #include "driver/microvm/machine_link.h"
@@ -92,7 +92,6 @@ struct microvm {
 };
 
 /* ---- microvm_driver.c ---- */
-void microvm_simple_call(struct microvm *, struct keeper_request *, driver_done, void *arg); /* answered with nothing but success; done may be NULL */
 void microvm_free_last(void *driver); /* when it closes and nothing of it is under way */
 /* Call back on a later turn of the loop; not at all when the driver closes. */
 void microvm_later(struct microvm *, void (*turn)(void *arg), void *arg);
@@ -108,7 +107,6 @@ void machine_cell_end(struct driver_cell *);
 struct driver_cell *machine_cell_by(struct microvm *, uint32_t index, uint32_t serial);
 struct driver_cell *machine_cell_named(struct microvm *, const char *id);
 struct keeper_request machine_request(const struct driver_cell *, uint32_t op);
-struct keeper_limits machine_limits_to_keeper(const struct cell_limits *);
 void machine_destroy(struct driver_cell *, driver_done, void *arg); /* done may be NULL */
 /* Ask the guest. The cell is held until the answer. */
 void machine_ask(struct driver_cell *, struct machine_message *, int64_t timeout_ms, machine_answer, void *arg);

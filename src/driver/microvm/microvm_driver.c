@@ -17,37 +17,6 @@ _Static_assert(DRIVER_SLOTS == KEEPER_SLOTS, "driver and keeper agree on the slo
 
 static struct microvm *self(struct driver *d) { return (struct microvm *)d; }
 
-/* ---- calls ---- */
-
-struct simple {
-    driver_done done;
-    void *arg;
-};
-
-static void on_simple(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
-    struct simple *s = arg;
-    (void)r;
-    for (size_t i = 0; !e && i < n; i++) close(fds[i]);
-    s->done(s->arg, e);
-    free(s);
-}
-
-static void on_nobody_waits(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
-    (void)arg, (void)r;
-    for (size_t i = 0; !e && i < n; i++) close(fds[i]);
-}
-
-void microvm_simple_call(struct microvm *d, struct keeper_request *q, driver_done done, void *arg) {
-    if (!done) {
-        keeper_call(d->keeper, q, on_nobody_waits, NULL);
-        return;
-    }
-    struct simple *s = calloc(1, sizeof *s);
-    if (!s) abort();
-    *s = (struct simple){done, arg};
-    keeper_call(d->keeper, q, on_simple, s);
-}
-
 uint32_t microvm_capture_number(struct microvm *d) {
     /* The process driver counts from 1 on the same connection: these have the highest bit. */
     if (!++d->last_capture || !(d->last_capture >> 31)) d->last_capture = 0x80000001u;
@@ -56,7 +25,7 @@ uint32_t microvm_capture_number(struct microvm *d) {
 
 void microvm_capture_drop(struct microvm *d, uint32_t capture) {
     struct keeper_request q = {.op = KEEPER_CAPTURE_DROP, .capture = capture};
-    microvm_simple_call(d, &q, NULL, NULL);
+    keeper_ask(d->keeper, &q, NULL, NULL);
 }
 
 /* ---- later ---- */

@@ -148,7 +148,7 @@ static void make(struct create *x, const char *layer) {
     x->cell = machine_cell_new(x->driver, x->template_id, &x->limits);
     (void)snprintf(x->cell->base, sizeof x->cell->base, "%s", layer);
     struct keeper_request q = machine_request(x->cell, KEEPER_MACHINE_MAKE);
-    q.limits = machine_limits_to_keeper(&x->limits);
+    q.limits = keeper_limits_of(&x->limits);
     memcpy(q.layer, x->cell->base, sizeof x->cell->base);
     x->driver->made++;
     keeper_call(x->driver->keeper, &q, on_made, x);
@@ -168,11 +168,6 @@ static void need(struct create *x) {
 }
 
 /* ---- create ---- */
-
-static bool same_limits(const struct cell_limits *a, const struct cell_limits *b) {
-    return a->memory_bytes == b->memory_bytes && a->disk_bytes == b->disk_bytes && a->cpu_millis == b->cpu_millis && a->pids_max == b->pids_max &&
-           a->open_files == b->open_files;
-}
 
 static void on_pooled_limits(void *arg, struct err *e) {
     struct create *x = arg;
@@ -195,7 +190,7 @@ static void on_pooled_turn(void *arg) {
         return;
     }
     machine_cell_release(c);
-    if (same_limits(&c->limits, &x->limits)) create_finish(x);
+    if (limits_equal(&c->limits, &x->limits)) create_finish(x);
     else machine_set_limits(c, &x->limits, on_pooled_limits, x);
 }
 

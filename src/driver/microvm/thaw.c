@@ -85,7 +85,7 @@ static void restore(struct thaw *t) {
     if (t->cell_id[0]) memcpy(c->id, t->cell_id, sizeof c->id);
     memcpy(c->base, t->manifest.base, sizeof c->base);
     struct keeper_request q = machine_request(c, KEEPER_MACHINE_RESTORE);
-    q.limits = machine_limits_to_keeper(l);
+    q.limits = keeper_limits_of(l);
     q.vcpus = t->manifest.vcpus;
     memcpy(q.layer, t->manifest.base, sizeof t->manifest.base);
     memcpy(q.files, t->image_id, sizeof t->image_id);

@@ -51,11 +51,9 @@ struct freeze {
     struct err err;
 };
 
-static void nothing(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) { (void)arg, (void)e, (void)r, (void)fds, (void)n; }
-
 void process_capture_drop(struct process_driver *d, uint32_t capture) {
     struct keeper_request q = {.op = KEEPER_CAPTURE_DROP, .capture = capture};
-    keeper_call(d->keeper, &q, nothing, NULL);
+    keeper_ask(d->keeper, &q, NULL, NULL);
 }
 
 static void freeze_free(struct freeze *f) {
@@ -83,7 +81,7 @@ static void finish(struct freeze *f) {
     if (f->failed && f->layer_kept) {
         struct keeper_request q = {.op = KEEPER_LAYER_DROP};
         memcpy(q.id, f->image_id, sizeof f->image_id);
-        keeper_call(d->keeper, &q, nothing, NULL);
+        keeper_ask(d->keeper, &q, NULL, NULL);
     }
     struct driver_image image = {.disk_bytes = f->layer_bytes, .frozen_us = f->frozen_us, .not_carried = f->not_carried};
     for (int i = 0; i < DRIVER_SLOTS; i++)
@@ -334,5 +332,5 @@ void process_freeze(struct driver_cell *c, const char *image_id, const char *dir
 void process_release(struct driver_cell *c, driver_done done, void *arg) {
     struct keeper_request q = {.op = KEEPER_CAPTURE_DROP, .capture = c->held};
     c->held = 0;
-    process_simple_call(c->driver, &q, done, arg);
+    keeper_ask(c->driver->keeper, &q, done, arg);
 }

@@ -4,7 +4,7 @@
 #include <uv.h>
 
 #include "driver/driver.h"
-#include "driver/keeper/keeper_client.h"
+#include "driver/keeper/keeper_ask.h"
 #include "driver/keeper/kept_layers.h"
 #include "driver/work.h"
 
@@ -97,13 +97,11 @@ void process_thaw(struct driver *, const char *image_id, const char *dir, const 
 void process_thaw_exit(struct driver_cell *, int slot, enum context_fate, int code);
 
 /* ---- process_driver.c ---- */
-void process_simple_call(struct process_driver *, struct keeper_request *, driver_done, void *arg); /* answered with nothing but success */
 struct driver_cell *process_cell_new(struct process_driver *, const char *template_id, const struct cell_limits *);
 void process_cell_free(struct driver_cell *);
 /* By the keeper's numbers, or by what it is called; NULL: not there (any more). */
 struct driver_cell *process_cell_by(struct process_driver *, uint32_t index, uint32_t serial);
 struct driver_cell *process_cell_named(struct process_driver *, const char *id);
 struct keeper_request process_cell_request(const struct driver_cell *, uint32_t op);
-struct keeper_limits limits_to_keeper(const struct cell_limits *);
 /* Make sure the template's interpreter of this language is warm, then call back. */
 void zygote_ensure(struct process_driver *, const char *template_id, uint32_t language, void (*done)(void *arg, struct err *, bool cold), void *arg);

@@ -109,18 +109,13 @@ static void on_limits(void *arg, struct err *e, const struct keeper_reply *r, co
     create_fail(c, e);
 }
 
-static bool same_limits(const struct cell_limits *a, const struct cell_limits *b) {
-    return a->memory_bytes == b->memory_bytes && a->disk_bytes == b->disk_bytes && a->cpu_millis == b->cpu_millis && a->pids_max == b->pids_max &&
-           a->open_files == b->open_files;
-}
-
 static void create_limit(struct create *c) {
-    if (same_limits(&c->cell->limits, &c->limits)) {
+    if (limits_equal(&c->cell->limits, &c->limits)) {
         create_finish(c);
         return;
     }
     struct keeper_request q = process_cell_request(c->cell, KEEPER_CELL_LIMITS);
-    q.limits = limits_to_keeper(&c->limits);
+    q.limits = keeper_limits_of(&c->limits);
     keeper_call(c->driver->keeper, &q, on_limits, c);
 }
 
@@ -194,7 +189,7 @@ static void create_serve(struct create *c) {
     c->cell = process_cell_new(d, c->pool->template_id, &c->limits);
     q = process_cell_request(c->cell, KEEPER_CELL_MAKE);
     q.language = KEEPER_PYTHON;
-    q.limits = limits_to_keeper(&c->limits);
+    q.limits = keeper_limits_of(&c->limits);
     keeper_call(d->keeper, &q, on_made, c);
 }
 
@@ -313,7 +308,7 @@ static void refill(struct pool *p) {
     if (f->made) f->cell = process_cell_new(d, p->template_id, &d->pool_limits);
     struct keeper_request q = process_cell_request(f->cell, f->made ? KEEPER_CELL_MAKE : KEEPER_CONTEXT_MAKE);
     q.language = want_filled ? KEEPER_PYTHON : KEEPER_NONE;
-    q.limits = limits_to_keeper(&d->pool_limits);
+    q.limits = keeper_limits_of(&d->pool_limits);
     p->refilling = true;
     keeper_call(d->keeper, &q, on_refilled, f);
 }

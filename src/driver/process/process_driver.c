@@ -24,11 +24,6 @@ static struct process_driver *self(struct driver *d) { return (struct process_dr
 
 /* ---- cells ---- */
 
-struct keeper_limits limits_to_keeper(const struct cell_limits *l) {
-    return (struct keeper_limits){.memory_bytes = l->memory_bytes, .disk_bytes = l->disk_bytes, .cpu_millis = l->cpu_millis, .pids_max = l->pids_max,
-                                  .open_files = l->open_files};
-}
-
 struct driver_cell *process_cell_new(struct process_driver *d, const char *template_id, const struct cell_limits *limits) {
     struct driver_cell *c = calloc(1, sizeof *c);
     if (!c) abort();
@@ -71,29 +66,6 @@ struct keeper_request process_cell_request(const struct driver_cell *c, uint32_t
     memcpy(q.template_id, c->template_id, sizeof c->template_id);
     return q;
 }
-
-/* ---- calls that answer with nothing but success ---- */
-
-struct simple {
-    driver_done done;
-    void *arg;
-};
-
-static void on_simple(void *arg, struct err *e, const struct keeper_reply *r, const int *fds, size_t n) {
-    struct simple *s = arg;
-    (void)r, (void)fds, (void)n;
-    if (s->done) s->done(s->arg, e);
-    free(s);
-}
-
-static void simple_call(struct process_driver *d, struct keeper_request *q, driver_done done, void *arg) {
-    struct simple *s = calloc(1, sizeof *s);
-    if (!s) abort();
-    *s = (struct simple){done, arg};
-    keeper_call(d->keeper, q, on_simple, s);
-}
-
-void process_simple_call(struct process_driver *d, struct keeper_request *q, driver_done done, void *arg) { simple_call(d, q, done, arg); }
 
 /* ---- zygotes ---- */
 
@@ -204,22 +176,22 @@ static void context_signal(struct driver_cell *c, int slot, int signo) {
     struct keeper_request q = process_cell_request(c, KEEPER_CONTEXT_SIGNAL);
     q.slot = (uint32_t)slot;
     q.signo = signo;
-    simple_call(c->driver, &q, NULL, NULL);
+    keeper_ask(c->driver->keeper, &q, NULL, NULL);
 }
 
 /* ---- the rest of the contract ---- */
 
 static void set_limits(struct driver_cell *c, const struct cell_limits *l, driver_done done, void *arg) {
     struct keeper_request q = process_cell_request(c, KEEPER_CELL_LIMITS);
-    q.limits = limits_to_keeper(l);
+    q.limits = keeper_limits_of(l);
     c->limits = *l;
-    simple_call(c->driver, &q, done, arg);
+    keeper_ask(c->driver->keeper, &q, done, arg);
 }
 
 static void freeze(struct driver_cell *c, uint32_t on, driver_done done, void *arg) {
     struct keeper_request q = process_cell_request(c, KEEPER_CELL_FREEZE);
     q.on = on;
-    simple_call(c->driver, &q, done, arg);
+    keeper_ask(c->driver->keeper, &q, done, arg);
 }
 static void cell_pause(struct driver_cell *c, driver_done done, void *arg) { freeze(c, 1, done, arg); }
 static void cell_resume(struct driver_cell *c, driver_done done, void *arg) { freeze(c, 0, done, arg); }
@@ -282,7 +254,7 @@ static void warm(struct driver *base, const char *template_id, driver_done done,
 
 static void adopt(struct driver *base, driver_done done, void *arg) {
     struct keeper_request q = {.op = KEEPER_LIST};
-    simple_call(self(base), &q, done, arg); /* the cells come as events before the answer */
+    keeper_ask(self(base)->keeper, &q, done, arg); /* the cells come as events before the answer */
 }
 
 static void set_listener(struct driver *base, const struct driver_listener *l) { self(base)->listener = *l; }

@@ -353,7 +353,7 @@ static void make_cell(struct thaw *t) {
     t->cell->making = t;
     if (t->cell_id[0]) memcpy(t->cell->id, t->cell_id, sizeof t->cell_id);
     struct keeper_request q = process_cell_request(t->cell, KEEPER_CELL_MAKE);
-    q.limits = limits_to_keeper(l);
+    q.limits = keeper_limits_of(l);
     memcpy(q.layer, t->image_id, sizeof t->image_id);
     keeper_call(d->keeper, &q, on_made, t);
 }

@@ -3,15 +3,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import struct
 import subprocess
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
-from vmm import ROOT, N, Vmm
+from vmm import N, Vmm, numbers
 
 LINE = "console=ttyS0 reboot=t panic=-1 pci=off tsc=reliable quiet cella.machine"
 MESSAGE = struct.Struct("<IIiIIIiiiIIIQQQ160s")
@@ -21,21 +20,7 @@ PYTHON, SHELL = 1, 2
 MIB = 1 << 20
 
 
-def numbers() -> Dict[str, int]:
-    """MACHINE_*, GUEST_* and CONTEXT_* numbers, from the headers themselves."""
-    found: Dict[str, int] = {}
-    for name in ("machine_proto", "guest_proto", "context_proto"):
-        text = re.sub(r"/\*.*?\*/", "", (ROOT / f"src/wire/{name}.h").read_text(), flags=re.S)
-        found.update({k: int(v, 0) for k, v in re.findall(r"#define (\w+) (0x[0-9a-fA-F]+|\d+)u?\b", text)})
-        for body in re.findall(r"enum \w+ \{(.*?)\}", text, re.S):
-            value = -1
-            for key, given in re.findall(r"(\w+)(?: = (\d+))?,", body):
-                value = int(given) if given else value + 1
-                found[key] = value
-    return found
-
-
-P = numbers()
+P = numbers("machine_proto", "guest_proto", "context_proto")
 
 
 class Answer:

@@ -49,7 +49,8 @@ void machine_cell_end(struct driver_cell *c) {
     c->listed = false;
     machine_pool_forget(c);
     if (c->held && !d->closing) microvm_capture_drop(d, c->held);
-    if (c->link) machine_link_close(c->link, d->closing);
+    c->silent = d->closing;
+    if (c->link) machine_link_close(c->link, false);
     c->link = NULL;
     close_fd(&c->guest_fd);
     for (int i = 0; i < DRIVER_SLOTS; i++) {
@@ -93,7 +94,7 @@ struct ask {
 
 static void on_answer(void *arg, struct err *e, const struct machine_message *m) {
     struct ask *a = arg;
-    if (a->done) a->done(a->arg, e, m);
+    if (a->done && !a->cell->silent) a->done(a->arg, e, m);
     machine_cell_release(a->cell);
     free(a);
 }

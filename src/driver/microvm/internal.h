@@ -34,6 +34,7 @@ struct driver_cell {
     struct driver_cell *next, *previous; /* in the driver's list */
     unsigned refs;                       /* operations under way, and the list */
     bool listed, out, dying, gone;       /* out: the domain has it; gone: it ended by itself */
+    bool silent;                         /* the driver was closed: nobody hears what the guest answers */
     uint32_t index, serial;
     char id[CELL_ID_MAX];
     char template_id[TEMPLATE_ID_HEX + 1];
